@@ -1,0 +1,1 @@
+"""The Python client for Starling, with resume."""

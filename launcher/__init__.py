@@ -1,0 +1,1 @@
+"""Makes one machine ready and runs Triton on it: weights, environment, model repository, supervision."""

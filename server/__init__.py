@@ -1,0 +1,1 @@
+"""The gateway: WebSocket sessions in front of Triton."""

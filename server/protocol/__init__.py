@@ -1,0 +1,1 @@
+"""One module per wire protocol: frames to events, messages to frames."""

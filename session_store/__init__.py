@@ -1,0 +1,1 @@
+"""Resume state and transcripts behind two small interfaces."""

@@ -1,0 +1,172 @@
+"""The two interfaces behind which all state lives that outlasts a process.
+
+`SessionStore` keeps what a gateway needs to continue a session that it has never seen: it is small, and gone once
+the session is over. `TranscriptStore` keeps the finals. Neither ever holds audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+class StoreError(Exception):
+    """The store could not be reached or did not answer in time. The operation may or may not have happened."""
+
+
+class StaleOwnerError(Exception):
+    """Another connection has claimed the session since: this owner must not write, and should close."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionState:
+    """Everything a server must know to continue a session.
+
+    Attributes:
+        session_id: public name of the session, safe to log.
+        token_hash: SHA-256 of the secret half of the token, 32 bytes.
+        key_id: the API key the session belongs to; empty where keys are off.
+        settings: plain JSON values, opaque to the store.
+        acked: offset in input samples before which everything is in a stored final or is known silence.
+        next_seq: seq of the next final.
+        tail: end of the last final's text, context for the next one's punctuation.
+        marks: control messages that lie at or beyond `acked`, as plain JSON values, opaque to the store.
+    """
+
+    session_id: str
+    token_hash: bytes
+    key_id: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    acked: int = 0
+    next_seq: int = 0
+    tail: str = ""
+    marks: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """One final as stored and as replayed."""
+
+    seq: int
+    text: str
+    start: float
+    end: float
+    language: str
+    confidence: float
+    punctuated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A session whose ownership was just taken: `fence` authorises the owner's writes until the next claim."""
+
+    state: SessionState
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The session existed, and its resume window has passed (or it was ended): it cannot be resumed."""
+
+
+class SessionStore(Protocol):
+    """Live state of sessions. All methods raise `StoreError` when the store cannot be reached in time.
+
+    Times are the store's own business: every `ttl_s` counts from the moment of the call by the store's clock, so
+    that gateways with differing clocks agree.
+    """
+
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+        """Stores a new session owned by `owner` (a name of process and connection) and returns its fence."""
+
+    async def peek(self, session_id: str) -> SessionState | Expired | None:
+        """The state without claiming it; None for a session that never existed (or is long forgotten)."""
+
+    async def claim(self, session_id: str, *, owner: str, ttl_s: float) -> Claimed | Expired | None:
+        """Takes ownership atomically: raises the fence, so that every earlier owner's writes fail from now on."""
+
+    async def save(self, state: SessionState, *, fence: int, ttl_s: float) -> None:
+        """Replaces the state and renews its time to live.
+
+        Raises:
+            StaleOwnerError: `fence` is not the newest.
+        """
+
+    async def touch(self, session_id: str, *, fence: int, ttl_s: float) -> None:
+        """Renews the time to live of a live session; raises `StaleOwnerError` as `save` does."""
+
+    async def delete(self, session_id: str, *, fence: int) -> None:
+        """Ends the session: from now on `claim` gives `Expired`, for a day. Stale owners raise `StaleOwnerError`."""
+
+    async def expired(self, limit: int) -> Sequence[SessionState]:
+        """Sessions whose time to live passed since the last call of any gateway, at most `limit`, each given out
+        once and thereafter `Expired`. A backend with native expiry may return none."""
+
+    async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
+        """Caches a session's last partial for other processes, best effort; a no-op where there is only one."""
+
+    async def ping(self) -> None:
+        """Answers when the store can be written."""
+
+    async def close(self) -> None:
+        """Frees connections and files."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """One line of a session list. Times are UNIX seconds."""
+
+    session_id: str
+    label: str
+    language: str
+    created_at: float
+    updated_at: float
+    finals: int
+    audio_seconds: float
+    ended: bool
+
+
+class TranscriptStore(Protocol):
+    """Finals, and one line for each session. All methods raise `StoreError` when the store cannot be reached."""
+
+    async def open_session(self, session_id: str, *, label: str, language: str, key_id: str) -> None:
+        """Registers a session; does nothing where it is already known."""
+
+    async def append(self, session_id: str, final: Final) -> None:
+        """Stores a final. Storing the same seq again with the same content does nothing; a differing content keeps
+        the first (a final never changes)."""
+
+    async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
+        """The session's finals with ``seq > after``, in order."""
+
+    async def end_session(self, session_id: str, *, audio_seconds: float) -> None:
+        """Marks the session as ended."""
+
+    async def sessions(self, *, limit: int = 100, key_id: str | None = None) -> Sequence[SessionSummary]:
+        """Newest first."""
+
+    async def session(self, session_id: str) -> SessionSummary | None:
+        """One session's line."""
+
+    async def owner(self, session_id: str) -> str | None:
+        """The key id a session belongs to; None where the session is unknown."""
+
+    async def delete_session(self, session_id: str) -> bool:
+        """Deletes a session and all its finals; false where there was none."""
+
+    async def purge(self, *, older_than_s: float) -> int:
+        """Deletes sessions not updated for that long; returns how many."""
+
+    async def ping(self) -> None:
+        """Answers when the store can be written."""
+
+    async def close(self) -> None:
+        """Frees connections and files."""
+
+
+class PartialFeed(Protocol):
+    """Live view of a session from another process, where the backend can (Redis)."""
+
+    def follow(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
+        """Yields the session's partials and finals as they appear."""
