@@ -1,0 +1,177 @@
+"""Voice activity: the Silero model, batched over sessions, off the event loop.
+
+The model (https://github.com/snakers4/silero-vad, MIT) hears windows of 512 samples, 32 ms at 16 kHz, each with the 64
+samples before it, and carries an LSTM's state from one to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+WINDOW: Final = 512
+"""Samples that one probability is for."""
+CONTEXT: Final = 64
+"""Samples before a window that the model hears again."""
+HIDDEN: Final = 128
+
+Probabilities = NDArray[np.float32]
+Samples = NDArray[np.int16]
+
+
+class VadOverloadedError(RuntimeError):
+    """More audio waits for voice activity than the limit allows; send it again after a moment."""
+
+
+class VadClosedError(RuntimeError):
+    """The service was closed before this audio was looked at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VadState:
+    """What the model remembers of a stream. Opaque; never changed in place.
+
+    Attributes:
+        memory: the LSTM's hidden and cell state, float32, shape (2, 128).
+        context: the last 64 samples, int16.
+    """
+
+    memory: NDArray[np.float32]
+    context: Samples
+
+    @staticmethod
+    def initial() -> VadState:
+        """The state at the start of a stream."""
+        return VadState(np.zeros((2, HIDDEN), np.float32), np.zeros(CONTEXT, np.int16))
+
+
+Job = tuple[VadState, Samples]
+Result = tuple[Probabilities, VadState]
+
+
+def check_samples(samples: Samples) -> None:
+    """Raises ValueError unless `samples` is a whole number of windows of int16."""
+    if samples.dtype != np.int16 or samples.ndim != 1 or samples.size % WINDOW:
+        raise ValueError(
+            f"voice activity takes int16 of shape (k * {WINDOW},), got {samples.dtype} of shape {samples.shape}"
+        )
+
+
+class VoiceDetector:
+    """The model itself: stateless, called from one thread at a time.
+
+    Args:
+        model: path of ``silero_vad.onnx`` (the 16 kHz graph of the silero-vad package).
+    """
+
+    def __init__(self, model: Path) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def detect(self, jobs: Sequence[Job]) -> list[Result]:
+        """Returns for each job of k windows k speech probabilities, and the state to send with its next ones.
+
+        A job's result does not depend on the other jobs.
+
+        Raises:
+            ValueError: a job's samples are no whole number of windows.
+        """
+        return [self._detect(state, samples) for state, samples in jobs]
+
+    def _detect(self, state: VadState, samples: Samples) -> Result:
+        check_samples(samples)
+        heard = np.concatenate([state.context, samples])
+        memory = state.memory[:, None]
+        probabilities = np.empty(samples.size // WINDOW, np.float32)
+        for k in range(probabilities.size):
+            window = heard[k * WINDOW :][: CONTEXT + WINDOW].astype(np.float32)[None] / np.float32(32768)
+            speech, memory = self._session.run(None, {"input": window, "state": memory, "sr": np.array(16000)})
+            probabilities[k] = speech[0, 0]
+        return probabilities, VadState(memory[:, 0], heard[-CONTEXT:])
+
+
+class VadService:
+    """Voice activity for many sessions: what waits while a batch is computed is the next batch.
+
+    Args:
+        detector: the model; this service is its only user.
+        gather_ms: how long a first waiting job waits for company; larger batches cost less per window.
+        max_waiting: limit of the windows that wait, over all sessions.
+    """
+
+    def __init__(self, detector: VoiceDetector, *, gather_ms: float = 5.0, max_waiting: int = 16384) -> None:
+        self._detector = detector
+        self._gather_s = gather_ms / 1000
+        self._max_waiting = max_waiting
+        self._waiting: list[tuple[Job, asyncio.Future[Result]]] = []
+        self._waiting_windows = 0
+        self._thread = ThreadPoolExecutor(1, "voice-activity")
+        self._batches: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def detect(self, state: VadState, samples: Samples) -> Result:
+        """Returns the probabilities of the k windows in `samples`, shape (k * 512,), and the next state.
+
+        Raises:
+            ValueError: `samples` is no whole number of windows.
+            VadOverloadedError: too many windows wait already.
+            VadClosedError: the service is or was closed.
+        """
+        check_samples(samples)
+        if self._closed:
+            raise VadClosedError("voice activity is closed")
+        windows = samples.size // WINDOW
+        if self._waiting and self._waiting_windows + windows > self._max_waiting:
+            raise VadOverloadedError(f"{self._waiting_windows} windows wait for voice activity: send less or slower")
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.append(((state, samples), result))
+        self._waiting_windows += windows
+        if self._batches is None:
+            self._batches = asyncio.create_task(self._run_batches(), name="voice-activity")
+        return await result
+
+    async def close(self) -> None:
+        """Lets the batch in work finish, fails what waits, and ends the thread. May be called twice."""
+        self._closed = True
+        self._fail(self._take(), VadClosedError("voice activity was closed"))
+        if self._batches is not None:
+            await self._batches
+        self._thread.shutdown()
+
+    async def _run_batches(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            await asyncio.sleep(self._gather_s)
+            while batch := self._take():
+                jobs = [job for job, _ in batch]
+                try:
+                    results = await loop.run_in_executor(self._thread, self._detector.detect, jobs)
+                except Exception as error:
+                    self._fail(batch, error)
+                    continue
+                for (_, future), result in zip(batch, results, strict=True):
+                    if not future.done():
+                        future.set_result(result)
+                await asyncio.sleep(self._gather_s)
+        finally:
+            self._batches = None
+
+    def _take(self) -> list[tuple[Job, asyncio.Future[Result]]]:
+        batch = [entry for entry in self._waiting if not entry[1].done()]
+        self._waiting, self._waiting_windows = [], 0
+        return batch
+
+    @staticmethod
+    def _fail(batch: list[tuple[Job, asyncio.Future[Result]]], error: Exception) -> None:
+        for _, future in batch:
+            if not future.done():
+                future.set_exception(error)
