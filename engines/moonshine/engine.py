@@ -1,0 +1,165 @@
+"""The English engine: Moonshine tiny on ONNX Runtime, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
+from engines.moonshine.decoder import GreedyDecoder, Job, Row
+from engines.moonshine.tokenizer import Tokenizer
+
+MIN_SECONDS = 0.1
+MAX_SECONDS = 30.0
+TOKENS_PER_SECOND = 6.5
+"""The usual stop for loops; nobody speaks faster."""
+
+_LANGUAGE = "en"
+_LEVEL_FLOOR = 16.0
+"""Root mean square, of 32768, below which nothing can be speech."""
+
+
+class MoonshineEngine:
+    """Decodes English windows.
+
+    On a CPU the windows of a batch are dealt out to `threads` threads, each with its own rows; on a GPU windows of equal
+    length are encoded together and all are decoded together.
+    """
+
+    def __init__(self, model_dir: Path, *, device: str = "cpu", device_id: int = 0, precision: str = "", threads: int = 1):
+        """Loads the graphs that `engines.moonshine.convert` wrote.
+
+        Args:
+            model_dir: folder with ``encoder.<precision>.onnx``, ``decoder.<precision>.onnx`` and ``tokenizer.bin``.
+            device: ``cpu`` or ``cuda``.
+            device_id: which GPU.
+            precision: ``int8``, ``fp32`` or ``fp16``; empty takes the best one for the device.
+            threads: windows decoded at once on a CPU.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: an unknown device or precision, or a device that this ONNX Runtime does not have.
+        """
+        precision = precision or ("fp16" if device == "cuda" else "int8")
+        if precision not in {"int8", "fp32", "fp16"}:
+            raise ValueError(f"precision {precision!r} is unknown: use int8, fp32 or fp16")
+        providers = _providers(device, device_id)
+        self._on_gpu = device == "cuda"
+        self._encoder = _session(model_dir / f"encoder.{precision}.onnx", providers)
+        self._decoder = GreedyDecoder(_session(model_dir / f"decoder.{precision}.onnx", providers), device)
+        self._dtype = np.float16 if precision == "fp16" else np.float32
+        self._tokenizer = Tokenizer.load(_existing(model_dir / "tokenizer.bin"))
+        self._threads = 1 if self._on_gpu else max(threads, 1)
+        self._pool = ThreadPoolExecutor(self._threads, "moonshine") if self._threads > 1 else None
+
+    def transcribe(self, windows: Sequence[Window]) -> list[Hypothesis | EngineError]:
+        """Decodes each window; see `Engine.transcribe`."""
+        results: list[Hypothesis | EngineError | None] = [_refusal(window) for window in windows]
+        open_indices = [index for index, result in enumerate(results) if result is None]
+        for index in [index for index in open_indices if _is_silent(windows[index].audio)]:
+            results[index] = _nothing()
+            open_indices.remove(index)
+        groups = _deal(open_indices, [len(window.audio) for window in windows], self._threads)
+        work = [[windows[index] for index in group] for group in groups]
+        done = self._pool.map(self._decode_group, work) if self._pool and len(work) > 1 else map(self._decode_group, work)
+        for group, hypotheses in zip(groups, done, strict=True):
+            for index, hypothesis in zip(group, hypotheses, strict=True):
+                results[index] = hypothesis
+        return [result for result in results if result is not None]
+
+    def close(self) -> None:
+        """Ends the threads."""
+        if self._pool:
+            self._pool.shutdown()
+
+    def _decode_group(self, windows: list[Window]) -> list[Hypothesis]:
+        crosses = self._encode(windows)
+        jobs = [
+            Job(cross, window.draft.tolist(), _limit(window)) for window, cross in zip(windows, crosses, strict=True)
+        ]
+        return [self._hypothesis(row) for row in self._decoder.decode(jobs)]
+
+    def _encode(self, windows: list[Window]) -> list[NDArray[np.floating]]:
+        """Windows are never padded to one another: the stem normalises over time."""
+        crosses: dict[int, NDArray[np.floating]] = {}
+        by_length: dict[int, list[int]] = {}
+        for index, window in enumerate(windows):
+            by_length.setdefault(len(window.audio) if self._on_gpu else index, []).append(index)
+        for indices in by_length.values():
+            audio = np.stack([windows[index].audio for index in indices]).astype(np.float32) / 32768.0
+            (cross,) = self._encoder.run(None, {"audio": audio.astype(self._dtype)})
+            crosses |= {index: cross[:, at] for at, index in enumerate(indices)}
+        return [crosses[index] for index in range(len(windows))]
+
+    def _hypothesis(self, row: Row) -> Hypothesis:
+        confidence = math.exp(sum(row.logprobs) / len(row.logprobs)) if row.tokens else 0.0
+        text = self._tokenizer.decode(row.tokens)
+        stats = {"decoder_passes": float(row.passes), "accepted": float(row.confirmed)}
+        return Hypothesis(text, np.array(row.tokens, np.int32), confidence, _LANGUAGE, stats)
+
+
+def _refusal(window: Window) -> EngineError | None:
+    if window.audio.dtype != np.int16 or window.audio.ndim != 1:
+        return EngineError("audio must be one row of int16 samples at 16 kHz")
+    seconds = len(window.audio) / SAMPLE_RATE
+    if seconds < MIN_SECONDS:
+        return EngineError(f"{seconds:.3f} s of audio is too short: send at least {MIN_SECONDS} s")
+    if seconds > MAX_SECONDS:
+        return EngineError(f"{seconds:.1f} s of audio is too long: send at most {MAX_SECONDS:.0f} s")
+    if window.language.split("-")[0].lower() != _LANGUAGE:
+        return EngineError(f"language {window.language!r} is not spoken here: send en")
+    return None
+
+
+def _is_silent(audio: NDArray[np.int16]) -> bool:
+    """No level but a constant offset, which carries no sound."""
+    return float(audio.std(dtype=np.float32)) < _LEVEL_FLOOR
+
+
+def _nothing() -> Hypothesis:
+    return Hypothesis("", np.empty(0, np.int32), 0.0, _LANGUAGE, {"decoder_passes": 0.0, "silent": 1.0})
+
+
+def _limit(window: Window) -> int:
+    return max(1, math.ceil(len(window.audio) / SAMPLE_RATE * TOKENS_PER_SECOND))
+
+
+def _deal(indices: list[int], lengths: list[int], hands: int) -> list[list[int]]:
+    """Deals windows out so that the hands get about the same length of audio; longest first."""
+    dealt: list[list[int]] = [[] for _ in range(min(hands, len(indices)))]
+    loads = [0] * len(dealt)
+    for index in sorted(indices, key=lambda index: -lengths[index]):
+        lightest = loads.index(min(loads))
+        dealt[lightest].append(index)
+        loads[lightest] += lengths[index]
+    return dealt
+
+
+def _providers(device: str, device_id: int) -> list[str | tuple[str, dict[str, str]]]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    if device != "cuda":
+        raise ValueError(f"device {device!r} is unknown: use cpu or cuda")
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise ValueError("device cuda was asked for, but this onnxruntime has no CUDA: install onnxruntime-gpu")
+    return [("CUDAExecutionProvider", {"device_id": str(device_id)}), "CPUExecutionProvider"]
+
+
+def _session(path: Path, providers: list[str | tuple[str, dict[str, str]]]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return ort.InferenceSession(str(_existing(path)), options, providers=providers)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `make setup`")
+    return path

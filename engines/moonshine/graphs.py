@@ -1,0 +1,240 @@
+"""Builds the two ONNX graphs that the engine runs, from the packaged weights.
+
+The network is Moonshine tiny (Jeffries et al. 2024, "Moonshine: Speech Recognition for Live Transcription and Voice
+Commands"). Against the packaged export: no `If`, the cross-attention keys and values are computed once in the encoder
+graph, the decoder takes any number of tokens a row at any position, and only the wanted positions reach the vocabulary.
+
+Encoder: ``audio`` float [B, n] -> ``cross`` [12, B, 8, S, 36] (keys and values of the 6 layers, alternating).
+Decoder: ``tokens``, ``positions`` int64 [B, T], ``slots`` int64 [B, T, 2] (row and cache column that each token writes),
+``self_bias`` [B, 1, T, C], ``cross_bias`` [B, 1, T, S], ``wanted`` int64 [R] (flat token indices to read out),
+``past.0..11`` [B, C, 288], ``cross.0..11`` [B, 8, S, 36] -> ``next`` int64 [R], ``logprob`` float [R],
+``present.0..11`` [B, C, 288].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.moonshine.weights import FloatArray, Linear, Weights
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+LAYERS = 6
+HEADS = 8
+HEAD_WIDTH = 36
+WIDTH = HEADS * HEAD_WIDTH
+VOCABULARY = 32768
+_ROTARY_WIDTH = 32
+_POSITIONS = 2048
+_INT8_BLOCK = 32
+_MS = "com.microsoft"
+
+
+@dataclass
+class _Builder:
+    """Collects nodes and constants of one graph; every method returns the name of what it made."""
+
+    precision: Precision
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: dict[str, onnx.TensorProto] = field(default_factory=dict)
+
+    @property
+    def float_type(self) -> int:
+        return int(TensorProto.FLOAT16 if self.precision == "fp16" else TensorProto.FLOAT)
+
+    def op(self, kind: str, *inputs: str, name: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
+        names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
+        self.nodes.append(helper.make_node(kind, inputs, names, name=name, domain=domain, **attributes))
+        return names[0]
+
+    def constant(self, name: str, value: NDArray[np.generic]) -> str:
+        if name not in self.constants:
+            if value.dtype == np.float32 and self.precision == "fp16":
+                value = value.astype(np.float16)
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.constant("ints." + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def norm(self, x: str, weight: FloatArray, name: str) -> str:
+        return self.op("LayerNormalization", x, self.constant(f"{name}.weight", weight), name=name, epsilon=1e-5)
+
+    def linear(self, x: str, parts: list[Linear], name: str, bias: FloatArray | None = None) -> str:
+        if self.precision == "int8":
+            product = self._int8_matmul(x, parts, name)
+        else:
+            dense = np.concatenate([part.dense for part in parts], axis=1)
+            product = self.op("MatMul", x, self.constant(f"{name}.weight", dense), name=f"{name}.matmul")
+        return product if bias is None else self.op("Add", product, self.constant(f"{name}.bias", bias), name=name)
+
+    def _int8_matmul(self, x: str, parts: list[Linear], name: str) -> str:
+        """Keeps the packaged codes; activations are quantised row by row, so rows cannot touch each other."""
+        inner = parts[0].codes.shape[0]
+        blocks = inner // _INT8_BLOCK
+        codes = np.concatenate([part.codes for part in parts], axis=1)
+        scales = np.concatenate([np.full(part.codes.shape[1] * blocks, part.scale, np.float32) for part in parts])
+        zeros = np.concatenate([np.full(part.codes.shape[1] * blocks, part.zero_point, np.uint8) for part in parts])
+        packed = np.ascontiguousarray(codes.T).reshape(codes.shape[1], blocks, _INT8_BLOCK)
+        return self.op(
+            "MatMulNBits",
+            x,
+            self.constant(f"{name}.codes", packed),
+            self.constant(f"{name}.scales", scales),
+            self.constant(f"{name}.zeros", zeros),
+            name=f"{name}.matmul",
+            domain=_MS,
+            K=inner,
+            N=codes.shape[1],
+            bits=8,
+            block_size=_INT8_BLOCK,
+            accuracy_level=4,
+        )
+
+    def rotary(self, x: str, positions: str, name: str) -> str:
+        frequency = 10000.0 ** (-np.arange(0, _ROTARY_WIDTH, 2) / _ROTARY_WIDTH)
+        angles = np.outer(np.arange(_POSITIONS), frequency)
+        cosines = self.constant("rotary.cos", np.cos(angles).astype(np.float32))
+        sines = self.constant("rotary.sin", np.sin(angles).astype(np.float32))
+        return self.op(
+            "RotaryEmbedding",
+            x,
+            positions,
+            cosines,
+            sines,
+            name=name,
+            domain=_MS,
+            interleaved=1,
+            num_heads=HEADS,
+            rotary_embedding_dim=_ROTARY_WIDTH,
+        )
+
+    def attention(self, query: str, key: str, value: str, bias: str, name: str) -> str:
+        inputs = (query, key, value) if not bias else (query, key, value, "", "", bias)
+        return self.op("MultiHeadAttention", *inputs, name=name, domain=_MS, num_heads=HEADS, scale=HEAD_WIDTH**-0.5)
+
+    def split(self, x: str, parts: int, name: str) -> list[str]:
+        self.op("Split", x, name=name, outputs=parts, axis=-1, num_outputs=parts)
+        return [f"{name}.{index}" for index in range(parts)]
+
+    def model(self, name: str, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> bytes:
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid(_MS, 1)]
+        made = helper.make_model(graph, opset_imports=opsets, ir_version=9, producer_name="starling")
+        onnx.checker.check_model(made)
+        return bytes(made.SerializeToString())
+
+
+def _floats(builder: _Builder, name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, builder.float_type, shape)
+
+
+def _ints(name: str, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.INT64, shape)
+
+
+def build_encoder(encoder: Weights, decoder: Weights, precision: Precision) -> bytes:
+    """Serialises the encoder graph, with the decoder's cross-attention projections at its end."""
+    b = _Builder(precision)
+    x = _stem(b, encoder)
+    start = b.ints(0)
+    for layer in range(LAYERS):
+        path = f"layers.{layer}"
+        h = b.norm(x, encoder.tensors[f"{path}.input_layernorm.weight"], f"{path}.norm1")
+        matrices = [encoder.linears[f"{path}.self_attn.{kind}_proj"] for kind in "qkv"]
+        q, k, v = b.split(b.linear(h, matrices, f"{path}.qkv"), 3, f"{path}.heads")
+        q, k = b.rotary(q, start, f"{path}.q"), b.rotary(k, start, f"{path}.k")
+        h = b.attention(q, k, v, "", f"{path}.attention")
+        x = b.op("Add", x, b.linear(h, [encoder.linears[f"{path}.self_attn.o_proj"]], f"{path}.o"), name=f"{path}.mid")
+        h = b.norm(x, encoder.tensors[f"{path}.post_attention_layernorm.weight"], f"{path}.norm2")
+        h = b.linear(h, [encoder.linears[f"{path}.mlp.fc1"]], f"{path}.fc1", encoder.tensors[f"{path}.mlp.fc1.bias"])
+        h = b.op("Gelu", h, name=f"{path}.gelu", domain=_MS)
+        h = b.linear(h, [encoder.linears[f"{path}.mlp.fc2"]], f"{path}.fc2", encoder.tensors[f"{path}.mlp.fc2.bias"])
+        x = b.op("Add", x, h, name=f"{path}.out")
+    x = b.norm(x, encoder.tensors["layer_norm.weight"], "norm")
+    pairs = [(layer, kind) for layer in range(LAYERS) for kind in "kv"]
+    x = b.linear(x, [decoder.linears[f"layers.{layer}.encoder_attn.{kind}_proj"] for layer, kind in pairs], "cross_kv")
+    x = b.op("Reshape", x, b.ints(0, 0, 2 * LAYERS, HEADS, HEAD_WIDTH), name="cross_heads")
+    b.op("Transpose", x, name="cross", perm=[2, 0, 3, 1, 4])
+    return b.model(
+        "moonshine_encoder",
+        [_floats(b, "audio", ["batch", "samples"])],
+        [_floats(b, "cross", [2 * LAYERS, "batch", HEADS, "frames", HEAD_WIDTH])],
+    )
+
+
+def _stem(b: _Builder, encoder: Weights) -> str:
+    tensors = encoder.tensors
+    x = b.op("Unsqueeze", "audio", b.ints(1), name="audio_channel")
+    x = b.op("Conv", x, b.constant("conv1.weight", tensors["conv1.weight"]), name="conv1", strides=[64])
+    x = b.op("Tanh", x, name="tanh")
+    flat = b.op("Reshape", x, b.ints(0, 1, -1), name="group")
+    ones, zeros = b.constant("group.one", np.ones(1, np.float32)), b.constant("group.zero", np.zeros(1, np.float32))
+    flat = b.op("InstanceNormalization", flat, ones, zeros, name="group_norm", epsilon=1e-5)
+    x = b.op("Reshape", flat, b.ints(0, WIDTH, -1), name="ungroup")
+    x = b.op("Mul", x, b.constant("group.weight", tensors["groupnorm.weight"]), name="group_scale")
+    x = b.op("Add", x, b.constant("group.bias", tensors["groupnorm.bias"]), name="group_shift")
+    for name, stride in (("conv2", 3), ("conv3", 2)):
+        weight = b.constant(f"{name}.weight", tensors[f"{name}.weight"])
+        x = b.op("Conv", x, weight, b.constant(f"{name}.bias", tensors[f"{name}.bias"]), name=name, strides=[stride])
+        x = b.op("Gelu", x, name=f"{name}.gelu", domain=_MS)
+    return b.op("Transpose", x, name="frames", perm=[0, 2, 1])
+
+
+def build_decoder(weights: Weights, precision: Precision) -> bytes:
+    """Serialises the decoder graph: some tokens a row in, the arg-max after each wanted one out."""
+    b = _Builder(precision)
+    embedding = weights.linears["embed_tokens"].dense
+    x = b.op("Gather", b.constant("embedding", embedding), "tokens", name="embed")
+    for layer in range(LAYERS):
+        x = _decoder_layer(b, weights, layer, x)
+    x = b.norm(x, weights.tensors["norm.weight"], "norm")
+    x = b.op("Reshape", x, b.ints(-1, WIDTH), name="flat")
+    x = b.op("Gather", x, "wanted", name="read")
+    logits = b.linear(x, [weights.linears["proj_out"]], "logits")
+    if precision == "fp16":
+        logits = b.op("Cast", logits, name="logits32", to=TensorProto.FLOAT)
+    b.op("ArgMax", logits, name="next", axis=-1, keepdims=0)
+    top = b.op("ReduceMax", logits, b.ints(-1), name="top", keepdims=0)
+    total = b.op("ReduceLogSumExp", logits, b.ints(-1), name="total", keepdims=0)
+    b.op("Sub", top, total, name="logprob")
+    cache = range(2 * LAYERS)
+    inputs = [_ints("tokens", ["batch", "step"]), _ints("positions", ["batch", "step"])]
+    inputs += [_ints("slots", ["batch", "step", 2]), _ints("wanted", ["reads"])]
+    inputs += [_floats(b, "self_bias", ["batch", 1, "step", "capacity"])]
+    inputs += [_floats(b, "cross_bias", ["batch", 1, "step", "frames"])]
+    inputs += [_floats(b, f"past.{index}", ["batch", "capacity", WIDTH]) for index in cache]
+    inputs += [_floats(b, f"cross.{index}", ["batch", HEADS, "frames", HEAD_WIDTH]) for index in cache]
+    outputs = [_ints("next", ["reads"]), helper.make_tensor_value_info("logprob", TensorProto.FLOAT, ["reads"])]
+    outputs += [_floats(b, f"present.{index}", ["batch", "capacity", WIDTH]) for index in cache]
+    return b.model("moonshine_decoder", inputs, outputs)
+
+
+def _decoder_layer(b: _Builder, weights: Weights, layer: int, x: str) -> str:
+    path, tensors, linears = f"layers.{layer}", weights.tensors, weights.linears
+    keys, values = 2 * layer, 2 * layer + 1
+    h = b.norm(x, tensors[f"{path}.input_layernorm.weight"], f"{path}.norm1")
+    matrices = [linears[f"{path}.self_attn.{kind}_proj"] for kind in "qkv"]
+    q, k, v = b.split(b.linear(h, matrices, f"{path}.qkv"), 3, f"{path}.heads")
+    q, k = b.rotary(q, "positions", f"{path}.q"), b.rotary(k, "positions", f"{path}.k")
+    k = b.op("ScatterND", f"past.{keys}", "slots", k, name=f"present.{keys}")
+    v = b.op("ScatterND", f"past.{values}", "slots", v, name=f"present.{values}")
+    h = b.attention(q, k, v, "self_bias", f"{path}.attention")
+    x = b.op("Add", x, b.linear(h, [linears[f"{path}.self_attn.o_proj"]], f"{path}.o"), name=f"{path}.mid1")
+    h = b.norm(x, tensors[f"{path}.post_attention_layernorm.weight"], f"{path}.norm2")
+    q = b.linear(h, [linears[f"{path}.encoder_attn.q_proj"]], f"{path}.cross_q")
+    h = b.attention(q, f"cross.{keys}", f"cross.{values}", "cross_bias", f"{path}.cross_attention")
+    x = b.op("Add", x, b.linear(h, [linears[f"{path}.encoder_attn.o_proj"]], f"{path}.cross_o"), name=f"{path}.mid2")
+    h = b.norm(x, tensors[f"{path}.final_layernorm.weight"], f"{path}.norm3")
+    h = b.linear(h, [linears[f"{path}.mlp.fc1"]], f"{path}.fc1", tensors[f"{path}.mlp.fc1.bias"])
+    h, gate = b.split(h, 2, f"{path}.halves")
+    gate = b.op("QuickGelu", gate, name=f"{path}.silu", domain=_MS, alpha=1.0)
+    h = b.op("Mul", h, gate, name=f"{path}.gated")
+    h = b.linear(h, [linears[f"{path}.mlp.fc2"]], f"{path}.fc2", tensors[f"{path}.mlp.fc2.bias"])
+    return b.op("Add", x, h, name=f"{path}.out")
