@@ -1,0 +1,178 @@
+"""One segment: its audio, the windows decoded of it, and the hypotheses that came back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.session.commands import NO_TOKENS
+from server.session.hypothesis import StablePrefix
+from server.session.settings import RATE, VAD_WINDOW, Policy
+
+ENERGY_FRAME = 320
+"""Samples of one loudness value when the quietest point is looked for: 20 ms."""
+
+QUIETEST_FRAMES = 5
+"""The quietest stretch is this many frames long: 100 ms, about the closure of a stop consonant."""
+
+
+PAUSE_OVERLAP = 2 * VAD_WINDOW
+"""Silence that a window behind a pause begins with, so that a soft onset is not cut."""
+
+
+class Kind(Enum):
+    """What a decode was for."""
+
+    PARTIAL = "partial"
+    COMMIT = "commit"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hypothesis:
+    """What a model heard in one window.
+
+    Attributes:
+        text: in the model's own casing and marks.
+        tokens: int32, shape (k,); the draft for the next window.
+        confidence: 0 to 1.
+        language: the language decoded in.
+    """
+
+    text: str
+    tokens: NDArray[np.int32]
+    confidence: float
+    language: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A decode under way for a segment: the 16 kHz range it covers."""
+
+    number: int
+    kind: Kind
+    start: int
+    end: int
+    news: int
+    """Start of the audio in it that no window before it covered."""
+
+
+class Segment:
+    """A stretch of speech from its onset on. Positions are 16 kHz samples since the chain's origin.
+
+    Partials are decoded from a window that begins at `base`: at the segment's start, or behind a pause whose words
+    are committed. The final is always decoded from the whole segment.
+    """
+
+    def __init__(self, policy: Policy, *, start: int, speech: int, language: str, start_s: float) -> None:
+        self._policy = policy
+        self.start = start
+        self.speech = speech
+        self.language = language
+        self.start_s = start_s
+        self.end_s = start_s
+        self.base = start
+        self.covered = speech
+        """End of the audio that the newest answered window covers."""
+        self.prefix = StablePrefix()
+        self.job: Job | None = None
+        self.final: tuple[int, Hypothesis] | None = None
+        """The newest decode of the whole segment and the position it ended at."""
+        self.restart = 0
+        """Input offset where the chain started afresh after this segment."""
+        self.speech_arrival: float | None = None
+        """Arrival time of the last sample of speech."""
+        self.shown = ""
+        """Text of the last partial sent."""
+        self._spoke_again = False
+        self._heard_language = ""
+        self._tokens: NDArray[np.int32] = NO_TOKENS
+        self._committed_tokens: NDArray[np.int32] = NO_TOKENS
+
+    @property
+    def text_language(self) -> str:
+        """The language that the words are in, as far as is known."""
+        return (self.final and self.final[1].language) or self._heard_language or self.language
+
+    def is_due(self, detected: int) -> bool:
+        """Enough new speech for another partial, given the audio that voice activity has judged."""
+        first = self.covered == self.speech
+        hop = self._policy.first_hop_windows if first else self._policy.hop_windows
+        return self.job is None and detected - self.covered >= hop * VAD_WINDOW
+
+    def draft(self, start: int) -> NDArray[np.int32]:
+        """The tokens to expect in a window that begins at `start`."""
+        if start == self.base and start != self.start:
+            return self._tokens
+        return np.concatenate([self._committed_tokens, self._tokens])
+
+    def trim_range(self, end: int) -> tuple[int, int] | None:
+        """Where a window that has grown too long may be trimmed; None while it has not."""
+        keep = int(self._policy.trim_keep_s * RATE)
+        if end - self.base <= self._policy.trim_after_s * RATE:
+            return None
+        return self.base + keep, end - keep
+
+    def take(self, job: Job, hypothesis: Hypothesis) -> None:
+        """Takes the answer of `job`."""
+        self.job = None
+        self._heard_language = hypothesis.language
+        if job.kind is not Kind.COMMIT:
+            self.covered = job.end
+        if job.kind is Kind.FINAL:
+            self.final = (job.end, hypothesis)
+            self.prefix.update(hypothesis.text, whole=True)
+            if self.base == self.start:
+                self._tokens = hypothesis.tokens
+            if self._spoke_again:
+                self._trim_behind_pause()
+        elif job.kind is Kind.COMMIT:
+            whole = self.base == self.start
+            self.prefix.commit(hypothesis.text, whole=whole)
+            self._committed_tokens = np.concatenate([self._committed_tokens, hypothesis.tokens])
+            self._tokens = NO_TOKENS
+            self.base = job.end
+        else:
+            self.prefix.update(hypothesis.text, whole=self.base == self.start)
+            self._tokens = hypothesis.tokens
+
+    def lose(self, job: Job) -> None:
+        """`job` failed: its audio counts as covered, so that the next try waits for new speech."""
+        self.job = None
+        self.covered = job.end
+
+    def quiet(self) -> None:
+        """A short silence has begun: the segment may be over."""
+        self._spoke_again = False
+
+    def resume(self) -> None:
+        """Speech has gone on after a short silence: what was decoded at the silence can be left behind."""
+        self._spoke_again = True
+        if self.job is None and self.final is not None:
+            self._trim_behind_pause()
+
+    def _trim_behind_pause(self) -> None:
+        if self.final is None or self.final[0] - self.base < self._policy.trim_keep_s * RATE:
+            return
+        end, hypothesis = self.final
+        self.prefix.commit(hypothesis.text, whole=True)
+        self._committed_tokens = hypothesis.tokens
+        self._tokens = NO_TOKENS
+        self.base = end - PAUSE_OVERLAP
+
+
+def quietest(audio: NDArray[np.int16]) -> int:
+    """The middle of the quietest 100 ms of `audio` (int16, shape (n,)), as a position within it; the later of equals.
+
+    For audio shorter than that, its end.
+    """
+    frames = len(audio) // ENERGY_FRAME
+    if frames < QUIETEST_FRAMES:
+        return len(audio)
+    shaped = audio[: frames * ENERGY_FRAME].reshape(frames, ENERGY_FRAME).astype(np.float64)
+    energy = np.convolve(np.square(shaped).mean(axis=1), np.ones(QUIETEST_FRAMES), "valid")
+    last = len(energy) - 1 - int(np.argmin(energy[::-1]))
+    return last * ENERGY_FRAME + QUIETEST_FRAMES * ENERGY_FRAME // 2

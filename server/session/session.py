@@ -1,0 +1,499 @@
+"""One live session: events in, commands out.
+
+Audio, probabilities, hypotheses and control messages come in as method calls; each returns the commands that the
+shell has to carry out. Nothing here waits, reads a clock or knows what a socket is: time comes as `now`, in seconds
+of any monotonic clock.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from dataclasses import replace
+from operator import attrgetter
+
+import numpy as np
+
+from server.audio.codec import make_decoder
+from server.session import marks as marks_
+from server.session.arrivals import Arrivals
+from server.session.chain import Chain
+from server.session.commands import (
+    Cancel,
+    Command,
+    Decode,
+    DropPartial,
+    Finish,
+    Punctuate,
+    Send,
+    Store,
+    WantPartial,
+)
+from server.session.marks import EndMark, Fence, FinalizeMark, LanguageMark
+from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
+from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
+from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
+from server.session.segmenter import Endpoint, Idle, Limit, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
+from server.session.settings import RATE, Policy, SessionSettings
+from server.session.text import bare, unmarked
+from session_store.base import Final, SessionState
+
+MAX_TAIL = 200
+"""Characters of the last final that are kept as context for the next one's punctuation."""
+
+MAX_MARKS = 64
+"""Control messages that may wait for their audio to be processed."""
+
+NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
+
+
+class TooManyMarksError(Exception):
+    """The client sends control messages faster than its audio is processed."""
+
+
+class Session:
+    """The rules of one session.
+
+    The shell owes an answer to every `DetectVoice`, `Decode`, `Punctuate` and `Store`, in any order, unless it was
+    cancelled; answers to what is no longer wanted are ignored.
+    """
+
+    def __init__(
+        self, state: SessionState, settings: SessionSettings, policy: Policy, *, from_offset: int | None = None
+    ) -> None:
+        """Begins, or continues from what the store knows.
+
+        `from_offset` is the offset of the first sample that will come; beyond `state.acked` the audio between is
+        a gap.
+        """
+        self._state = state
+        self._policy = policy
+        self.settings = settings
+        origin = max(state.acked, from_offset or 0)
+        self._skip = max(0, state.acked - from_offset) if from_offset is not None else 0
+        self._decoder = make_decoder(settings.encoding)
+        self._chain = Chain(settings.sample_rate, origin, policy.vad_group)
+        self._segmenter = Segmenter(policy, settings.endpoint_silence_ms)
+        self._arrivals = Arrivals()
+        self._open: Segment | None = None
+        self._owed: deque[Promise] = deque()
+        self._fences: list[Fence] = []
+        self._marks: list[LanguageMark | FinalizeMark] = []
+        self._wants_partial = False
+        self._numbers = 0
+        self._jobs: dict[int, tuple[Segment, Job]] = {}
+        self._acked = origin
+        self.next_seq = state.next_seq
+        self.is_ending = False
+        self._out: list[Command] = []
+        for mark in map(marks_.from_json, state.marks):
+            self._marks.append(mark)
+            if isinstance(mark, FinalizeMark) and mark.offset > origin:
+                self._fences.append(mark)
+
+    # --- what the shell may ask
+
+    @property
+    def received(self) -> int:
+        """Input offset of the next sample wanted."""
+        return self._chain.received
+
+    @property
+    def audio_seconds(self) -> float:
+        """Length of the session so far."""
+        return self.received / self.settings.sample_rate
+
+    @property
+    def wants_audio(self) -> bool:
+        """False while so much audio is waiting that the client should be held back by not reading."""
+        ahead = self._chain.received - self._chain.input_offset(self._chain.detected)
+        if ahead > self._policy.max_ahead_s * self.settings.sample_rate:
+            return False
+        return sum(owed.audio_s for owed in self._owed if isinstance(owed, OwedFinal)) < self._policy.max_backlog_s
+
+    @property
+    def is_settled(self) -> bool:
+        """Nothing is owed and no speech is open."""
+        return self._open is None and not self._owed
+
+    # --- events
+
+    def audio(self, data: bytes, now: float) -> list[Command]:
+        """Takes a frame of encoded audio that arrived at `now`. After `end` it is ignored."""
+        if self.is_ending:
+            return []
+        samples = self._decoder.decode(data)
+        if self._skip > 0:
+            dropped = min(self._skip, len(samples))
+            self._skip -= dropped
+            samples = samples[dropped:]
+        if len(samples):
+            self._chain.append(samples)
+            self._arrivals.add(self._chain.received, now)
+            self._advance(now)
+        return self._take_out()
+
+    def voice(self, epoch: int, probabilities: list[float], state: object, now: float) -> list[Command]:
+        """Takes the answer to a `DetectVoice`; one from before the chain's last restart is ignored."""
+        if epoch != self._chain.epoch:
+            return []
+        self._chain.voice(state)
+        for probability in probabilities:
+            self._chain.detected += 512
+            event = self._segmenter.step(probability)
+            if event is not None:
+                self._on_speech(event, now)
+                if self._chain.epoch != epoch:
+                    break
+        self._advance(now)
+        self._want_partial(now)
+        return self._take_out()
+
+    def take_partial(self, now: float) -> Decode | None:
+        """The newest window for the partial that was wanted; None if nothing is to be decoded any more."""
+        self._wants_partial = False
+        segment = self._open
+        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._owed:
+            return None
+        end = self._chain.audio_end
+        kind = Kind.PARTIAL
+        trim = segment.trim_range(end)
+        if trim is not None:
+            end = trim[0] + quietest(self._chain.audio(*trim))
+            kind = Kind.COMMIT
+        return self._decode(segment, kind, segment.base, end)
+
+    def hypothesis(self, job: int, hypothesis: Hypothesis, now: float) -> list[Command]:
+        """Takes the answer to a `Decode`."""
+        segment, decode = self._jobs.pop(job, (None, None))
+        if segment is None or decode is None:
+            return []
+        segment.take(decode, hypothesis)
+        if segment is self._open:
+            if decode.kind is not Kind.COMMIT:
+                self._send_partial(segment, decode, now)
+            self._want_partial(now)
+        else:
+            self._settle(now)
+        return self._take_out()
+
+    def decode_failed(self, job: int, reason: str, now: float) -> list[Command]:
+        """Takes the news that a `Decode` cannot be had, ever. A lost partial is replaced by the next one; a lost
+        final is told to the client."""
+        segment, decode = self._jobs.pop(job, (None, None))
+        if segment is None or decode is None:
+            return []
+        segment.lose(decode)
+        if decode.kind is Kind.FINAL:
+            segment.final = (decode.end, NOTHING)
+            if segment is not self._open:
+                at = f"{segment.start_s:.2f} s to {segment.end_s:.2f} s"
+                self._send(Error(1011, f"the speech from {at} could not be decoded: {reason}", recoverable=True))
+                self._settle(now)
+        return self._take_out()
+
+    def punctuated(self, number: int, text: str | None, now: float) -> list[Command]:
+        """Takes the answer to a `Punctuate`; None if it failed, which costs the final its marks."""
+        owed = self._head_final(Stage.PUNCTUATING, number)
+        if owed is None or owed.final is None:
+            return []
+        if text is None:
+            self._store(owed, replace(owed.final, text=unmarked(owed.final.text)))
+        else:
+            self._store(owed, replace(owed.final, text=text, punctuated=True))
+        return self._take_out()
+
+    def stored(self, ticket: int, now: float) -> list[Command]:
+        """Takes the news that a `Store` is safe."""
+        owed = self._head_final(Stage.STORING, ticket)
+        if owed is None or owed.final is None:
+            return []
+        self._owed.popleft()
+        self._send(owed.final, since=owed.segment.speech_arrival)
+        self._ack(owed.segment.restart)
+        self._settle(now)
+        return self._take_out()
+
+    def finalize(self, identifier: str | None, now: float) -> list[Command]:
+        """Ends the open segment after the audio received so far."""
+        mark = FinalizeMark(self.received, identifier)
+        self._add_mark(mark)
+        self._add_fence(mark, now)
+        return self._take_out()
+
+    def set_language(self, language: str) -> list[Command]:
+        """Decodes segments whose speech begins from here on in `language`."""
+        self._add_mark(LanguageMark(self.received, language))
+        return self._take_out()
+
+    def end(self, now: float) -> list[Command]:
+        """No more audio comes."""
+        if self.is_ending:
+            return []
+        self.is_ending = True
+        self._add_fence(EndMark(self.received), now)
+        return self._take_out()
+
+    def reattach(self, from_offset: int, now: float) -> list[Command]:
+        """Goes on with a new connection whose first sample is `from_offset`: an overlap is dropped, a gap ends the
+        open segment."""
+        self._decoder.reset()
+        self._skip = max(0, self.received - from_offset)
+        if self._open is not None:
+            self._open.shown = ""
+        if from_offset > self.received and not self.is_ending:
+            # What was said up to the gap cannot be continued, so nothing is gained by waiting for voice activity.
+            while self._fences:
+                self._pass(self._fences.pop(0), now)
+            self._pass(None, now)
+            self._restart(from_offset, acknowledge=True, now=now)
+        return self._take_out()
+
+    def state(self) -> SessionState:
+        """What a server must know to go on from the acknowledged offset."""
+        return self._state_at(self._acked)
+
+    # --- the chain
+
+    def _advance(self, now: float) -> None:
+        """Moves audio on as far as voice activity and the next fence allow."""
+        while True:
+            fence = self._fences[0] if self._fences else None
+            self._chain.feed(fence.offset if fence else None)
+            request = self._chain.detect(everything=fence is not None)
+            if request is not None:
+                self._out.append(request)
+            if fence is None or self._chain.fed < fence.offset or self._chain.is_detecting:
+                return
+            self._pass(self._fences.pop(0), now)
+
+    def _pass(self, fence: Fence | None, now: float) -> None:
+        """Everything before the fence has been judged: does what it asks for."""
+        self._chain.feed(fence.offset if fence else None)
+        if self._open is None:
+            onset = self._segmenter.force()
+            if onset is not None:
+                self._on_onset(onset)
+        if self._open is not None:
+            quiet_end = self._segmenter.quiet_end
+            self._chain.flush()
+            end = self._chain.audio_end if quiet_end is None else quiet_end
+            self._close(end, min(self._segmenter.speech_end, end), self._chain.fed, now)
+        if isinstance(fence, FinalizeMark):
+            self._owed.append(OwedFinalized(fence.id, fence.offset))
+        elif isinstance(fence, EndMark):
+            self._owed.extend((OwedAck(fence.offset), OwedDone(fence.offset)))
+        self._settle(now)
+
+    def _on_speech(self, event: SegmenterEvent, now: float) -> None:
+        segment = self._open
+        if isinstance(event, Onset):
+            self._on_onset(event)
+        elif isinstance(event, Idle):
+            self._restart(self._chain.input_offset(event.at), acknowledge=True, now=now)
+        elif segment is None:
+            raise AssertionError("speech events come within a segment only")
+        elif isinstance(event, Quiet):
+            self._on_quiet(segment, event)
+        elif isinstance(event, Resumed):
+            segment.resume()
+        elif isinstance(event, Endpoint):
+            self._close(event.end, event.speech_end, self._chain.input_offset(event.end), now)
+        elif isinstance(event, Limit):
+            end = self._chain.detected
+            search = max(segment.start, end - int(self._policy.cut_search_s * RATE))
+            cut = search + quietest(self._chain.audio(search, end))
+            self._close(cut, cut, self._chain.input_offset(cut), now)
+
+    def _on_onset(self, event: Onset) -> None:
+        heard = self._chain.input_offset(event.heard)
+        self._open = Segment(
+            self._policy,
+            start=event.start,
+            speech=event.speech,
+            language=self._settings_before(heard).language,
+            start_s=self._chain.seconds(event.start),
+        )
+        self._send(SpeechStarted(self._chain.seconds(event.speech)))
+
+    def _on_quiet(self, segment: Segment, event: Quiet) -> None:
+        """Decodes the segment as if it ended here: when the endpoint is confirmed, its final is ready."""
+        self._drop_partial(segment)
+        segment.quiet()
+        self._out.append(self._decode(segment, Kind.FINAL, segment.start, event.end))
+
+    def _close(self, end: int, speech_end: int, restart: int, now: float) -> None:
+        """Ends the open segment at `end` and starts the chain afresh at the input offset `restart`."""
+        segment = self._open
+        assert segment is not None
+        self._open = None
+        segment.restart = restart
+        segment.end_s = self._chain.seconds(min(speech_end, end))
+        segment.speech_arrival = self._arrivals.at(self._chain.input_offset(speech_end) - 1, now)
+        self._send(SpeechEnded(segment.end_s))
+        ready = segment.final is not None and segment.final[0] == end
+        coming = segment.job is not None and segment.job.kind is Kind.FINAL and segment.job.end == end
+        if not ready and not coming:
+            self._drop_partial(segment)
+            segment.final = None
+            self._out.append(self._decode(segment, Kind.FINAL, segment.start, end))
+        self._owed.append(OwedFinal(segment, (end - segment.start) / RATE))
+        self._restart(restart, acknowledge=False, now=now)
+        self._settle(now)
+
+    def _restart(self, at: int, *, acknowledge: bool, now: float) -> None:
+        self._chain.restart(at)
+        self._segmenter = Segmenter(self._policy, self.settings.endpoint_silence_ms)
+        if acknowledge:
+            self._owed.append(OwedAck(at))
+            self._settle(now)
+
+    # --- decoding
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _decode(self, segment: Segment, kind: Kind, start: int, end: int) -> Decode:
+        job = Job(self._number(), kind, start, end, segment.covered)
+        segment.job = job
+        self._jobs[job.number] = (segment, job)
+        return Decode(job.number, self._chain.audio(start, end), segment.language, segment.draft(start))
+
+    def _drop_partial(self, segment: Segment) -> None:
+        if self._wants_partial:
+            self._wants_partial = False
+            self._out.append(DropPartial())
+        if segment.job is not None:
+            del self._jobs[segment.job.number]
+            self._out.append(Cancel(segment.job.number))
+            segment.job = None
+
+    def _want_partial(self, now: float) -> None:
+        segment = self._open
+        if segment is None or self._wants_partial or self._owed or not self.settings.partials:
+            return
+        if not self._segmenter.is_quiet and segment.is_due(self._chain.detected):
+            self._wants_partial = True
+            self._out.append(WantPartial(self._arrival(segment.covered, now)))
+
+    def _arrival(self, position: int, now: float) -> float:
+        return self._arrivals.at(self._chain.input_offset(position), now)
+
+    def _send_partial(self, segment: Segment, job: Job, now: float) -> None:
+        text = segment.prefix.text
+        if text == segment.shown or not self.settings.partials or self._owed:
+            return
+        segment.shown = text
+        end = self._chain.seconds(job.end)
+        partial = Partial(text, segment.text_language, self.next_seq, segment.start_s, end, segment.prefix.stable)
+        self._send(partial, since=self._arrival(job.news, now))
+
+    # --- promises
+
+    def _settle(self, now: float) -> None:
+        """Carries out what is owed, as far as the oldest promise allows."""
+        while self._owed:
+            owed = self._owed[0]
+            if isinstance(owed, OwedFinal):
+                if owed.stage is not Stage.DECODING or owed.segment.final is None or owed.segment.job is not None:
+                    return
+                if not self._begin_final(owed):
+                    return
+            elif isinstance(owed, OwedAck):
+                self._ack(owed.audio_offset)
+            elif isinstance(owed, OwedFinalized):
+                self._send(Finalized(owed.id, owed.audio_offset))
+            else:
+                self._send(Done(owed.audio_offset, self.next_seq, self.audio_seconds))
+                self._out.append(Finish(self.audio_seconds))
+            self._owed.popleft()
+        self._want_partial(now)
+
+    def _begin_final(self, owed: OwedFinal) -> bool:
+        """Starts on the final of the oldest closed segment; true if there is none, as nothing was said."""
+        segment = owed.segment
+        assert segment.final is not None
+        hypothesis = segment.final[1]
+        if not bare(hypothesis.text) and not self._retract(segment):
+            self._ack(segment.restart)
+            return True
+        owed.final = Final(
+            seq=self.next_seq,
+            text=hypothesis.text,
+            start=round(segment.start_s, 3),
+            end=round(segment.end_s, 3),
+            language=hypothesis.language or segment.language,
+            confidence=hypothesis.confidence,
+            punctuated=False,
+        )
+        if not self.settings.punctuate or not hypothesis.text:
+            self._store(owed, replace(owed.final, text=bare(hypothesis.text)))
+            return False
+        owed.stage, owed.number = Stage.PUNCTUATING, self._number()
+        self._out.append(Punctuate(owed.number, hypothesis.text, self._state.tail, owed.final.language))
+        return False
+
+    def _retract(self, segment: Segment) -> bool:
+        """Takes back partials of a segment in which nothing was said after all. True where that cannot be done,
+        since some of them was promised as stable: then an empty final says so."""
+        if segment.prefix.stable:
+            return True
+        if segment.shown:
+            language = segment.text_language or segment.language
+            self._send(Partial("", language, self.next_seq, segment.start_s, segment.end_s, 0))
+        return False
+
+    def _store(self, owed: OwedFinal, final: Final) -> None:
+        owed.final, owed.stage, owed.number = final, Stage.STORING, self._number()
+        tail = f"{self._state.tail} {final.text}".strip()[-MAX_TAIL:]
+        self._state = replace(self._state, tail=tail)
+        self.next_seq += 1
+        self._out.append(Store(owed.number, self._state_at(owed.segment.restart), final))
+
+    def _state_at(self, acked: int) -> SessionState:
+        kept = [mark for mark in self._marks if mark.offset > acked]
+        return replace(
+            self._state,
+            settings=self._settings_before(acked + 1).to_json(),
+            acked=acked,
+            next_seq=self.next_seq,
+            marks=tuple(map(marks_.to_json, kept)),
+        )
+
+    def _settings_before(self, offset: int) -> SessionSettings:
+        """The settings for speech that begins at the input offset before `offset`."""
+        languages = [m.language for m in self._marks if isinstance(m, LanguageMark) and m.offset < offset]
+        return self.settings.with_language(languages[-1]) if languages else self.settings
+
+    def _head_final(self, stage: Stage, number: int) -> OwedFinal | None:
+        owed = self._owed[0] if self._owed else None
+        if isinstance(owed, OwedFinal) and owed.stage is stage and owed.number == number:
+            return owed
+        return None
+
+    def _ack(self, offset: int) -> None:
+        if offset > self._acked:
+            self.settings = self._settings_before(offset + 1)
+            self._marks = [mark for mark in self._marks if mark.offset > offset]
+            self._acked = offset
+            self._send(Ack(offset))
+
+    # --- control
+
+    def _add_mark(self, mark: LanguageMark | FinalizeMark) -> None:
+        if len(self._marks) >= MAX_MARKS:
+            raise TooManyMarksError(f"more than {MAX_MARKS} control messages wait for their audio: send fewer")
+        insort(self._marks, mark, key=attrgetter("offset"))
+        self._out.append(Store(self._number(), self.state(), None))
+
+    def _add_fence(self, fence: Fence, now: float) -> None:
+        insort(self._fences, fence, key=attrgetter("offset"))
+        self._advance(now)
+
+    def _send(self, message: object, since: float | None = None) -> None:
+        self._out.append(Send(message, since))  # type: ignore[arg-type]
+
+    def _take_out(self) -> list[Command]:
+        out, self._out = self._out, []
+        return out
