@@ -11,7 +11,8 @@ from launcher.lock import file_lock
 from launcher.paths import Paths
 from launcher.progress import Reporter
 from launcher.triton_env import TritonEnvironment, ensure_environment
-from launcher.weights import ALL_WEIGHTS, ensure_converted, ensure_published
+from launcher.weight_pins import ALL_WEIGHTS
+from launcher.weights import ensure_converted, ensure_published
 
 LOCK_TIMEOUT_S = 3600.0
 
