@@ -12,17 +12,14 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
+from engines.checks import is_silent, nothing_said, refusal
 from engines.moonshine.decoder import GreedyDecoder, Job, Row
 from engines.moonshine.tokenizer import Tokenizer
 
-MIN_SECONDS = 0.1
-MAX_SECONDS = 30.0
 TOKENS_PER_SECOND = 6.5
 """The usual stop for loops; nobody speaks faster."""
 
 _LANGUAGE = "en"
-_LEVEL_FLOOR = 16.0
-"""Root mean square, of 32768, below which nothing can be speech."""
 
 
 class MoonshineEngine:
@@ -62,8 +59,8 @@ class MoonshineEngine:
         """Decodes each window; see `Engine.transcribe`."""
         results: list[Hypothesis | EngineError | None] = [_refusal(window) for window in windows]
         open_indices = [index for index, result in enumerate(results) if result is None]
-        for index in [index for index in open_indices if _is_silent(windows[index].audio)]:
-            results[index] = _nothing()
+        for index in [index for index in open_indices if is_silent(windows[index])]:
+            results[index] = nothing_said(_LANGUAGE)
             open_indices.remove(index)
         groups = _deal(open_indices, [len(window.audio) for window in windows], self._threads)
         work = [[windows[index] for index in group] for group in groups]
@@ -105,25 +102,9 @@ class MoonshineEngine:
 
 
 def _refusal(window: Window) -> EngineError | None:
-    if window.audio.dtype != np.int16 or window.audio.ndim != 1:
-        return EngineError("audio must be one row of int16 samples at 16 kHz")
-    seconds = len(window.audio) / SAMPLE_RATE
-    if seconds < MIN_SECONDS:
-        return EngineError(f"{seconds:.3f} s of audio is too short: send at least {MIN_SECONDS} s")
-    if seconds > MAX_SECONDS:
-        return EngineError(f"{seconds:.1f} s of audio is too long: send at most {MAX_SECONDS:.0f} s")
     if window.language.split("-")[0].lower() != _LANGUAGE:
         return EngineError(f"language {window.language!r} is not spoken here: send en")
-    return None
-
-
-def _is_silent(audio: NDArray[np.int16]) -> bool:
-    """No level but a constant offset, which carries no sound."""
-    return float(audio.std(dtype=np.float32)) < _LEVEL_FLOOR
-
-
-def _nothing() -> Hypothesis:
-    return Hypothesis("", np.empty(0, np.int32), 0.0, _LANGUAGE, {"decoder_passes": 0.0, "silent": 1.0})
+    return refusal(window)
 
 
 def _limit(window: Window) -> int:

@@ -1,0 +1,1 @@
+"""Speech recognition in many languages with Whisper base on CTranslate2."""
