@@ -8,11 +8,29 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+DEFAULT_DEADLINE_S = 2.0
+"""Seconds after which a call that has not been answered raises `StoreError`."""
+
+TOMBSTONE_S = 24 * 3600.0
+"""Seconds for which an ended or expired session is told from one that never existed."""
 
 
 class StoreError(Exception):
     """The store could not be reached or did not answer in time. The operation may or may not have happened."""
+
+
+class UnknownSessionError(StoreError):
+    """The store answers, but does not know this session: it lost it, or it was never told of it.
+
+    Raised by `SessionStore.touch` (a `save` puts the session back) and by `TranscriptStore.append` and
+    `end_session` (an `open_session` does).
+    """
+
+
+class SessionExistsError(Exception):
+    """`SessionStore.create` with the id of a session that is alive and has another owner."""
 
 
 class StaleOwnerError(Exception):
@@ -35,12 +53,12 @@ class SessionState:
     """
 
     session_id: str
-    token_hash: bytes
+    token_hash: bytes = field(repr=False)
     key_id: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     acked: int = 0
     next_seq: int = 0
-    tail: str = ""
+    tail: str = field(default="", repr=False)
     marks: tuple[dict[str, Any], ...] = ()
 
 
@@ -49,7 +67,7 @@ class Final:
     """One final as stored and as replayed."""
 
     seq: int
-    text: str
+    text: str = field(repr=False)
     start: float
     end: float
     language: str
@@ -67,7 +85,15 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """The session existed, and its resume window has passed (or it was ended): it cannot be resumed."""
+    """The session existed, and its resume window has passed (or it was ended): it cannot be resumed.
+
+    Attributes:
+        token_hash: as in `SessionState`, so that only a holder of the token need be told that it existed.
+        key_id: as in `SessionState`.
+    """
+
+    token_hash: bytes = field(default=b"", repr=False)
+    key_id: str = ""
 
 
 class SessionStore(Protocol):
@@ -78,7 +104,14 @@ class SessionStore(Protocol):
     """
 
     async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
-        """Stores a new session owned by `owner` (a name of process and connection) and returns its fence."""
+        """Stores a new session owned by `owner` (a name of process and connection) and returns its fence.
+
+        Calling it again with the same owner and id returns the same fence, so that it may be retried. An id whose
+        session has ended or expired may be used again; its fence goes on rising.
+
+        Raises:
+            SessionExistsError: the id is in use by another owner.
+        """
 
     async def peek(self, session_id: str) -> SessionState | Expired | None:
         """The state without claiming it; None for a session that never existed (or is long forgotten)."""
@@ -89,22 +122,39 @@ class SessionStore(Protocol):
     async def save(self, state: SessionState, *, fence: int, ttl_s: float) -> None:
         """Replaces the state and renews its time to live.
 
+        A session whose time has passed lives again, as long as nobody was given it by `expired`. One that the store
+        does not know (any more) is put back under this fence: a store that lost its memory costs no session.
+
         Raises:
-            StaleOwnerError: `fence` is not the newest.
+            StaleOwnerError: `fence` is not the newest, or the session was ended or closed out.
         """
 
     async def touch(self, session_id: str, *, fence: int, ttl_s: float) -> None:
-        """Renews the time to live of a live session; raises `StaleOwnerError` as `save` does."""
+        """Renews the time to live of a session; raises `StaleOwnerError` as `save` does.
+
+        Raises:
+            UnknownSessionError: the store lost the session; `save` puts it back.
+        """
 
     async def delete(self, session_id: str, *, fence: int) -> None:
-        """Ends the session: from now on `claim` gives `Expired`, for a day. Stale owners raise `StaleOwnerError`."""
+        """Ends the session: from now on `claim` gives `Expired`, for a day. Stale owners raise `StaleOwnerError`.
 
-    async def expired(self, limit: int) -> Sequence[SessionState]:
-        """Sessions whose time to live passed since the last call of any gateway, at most `limit`, each given out
-        once and thereafter `Expired`. A backend with native expiry may return none."""
+        Ending an ended or an unknown session does nothing.
+        """
+
+    async def expired(self, limit: int, *, grace_s: float = 0.0) -> Sequence[SessionState]:
+        """Sessions whose time to live passed more than `grace_s` ago, at most `limit`, oldest first.
+
+        Each is given out once over all gateways; to its last owner it is stale from then on. The grace lets the
+        gateway that still holds the session's audio close it out itself, with the last words in it.
+        """
 
     async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
-        """Caches a session's last partial for other processes, best effort; a no-op where there is only one."""
+        """Shows a session's newest partial to other processes. Never waits for the store and never raises; does
+        nothing where the backend has no live feed."""
+
+    async def publish_final(self, session_id: str, final: Final) -> None:
+        """Shows a stored final to those who follow the session live; otherwise as `publish_partial`."""
 
     async def ping(self) -> None:
         """Answers when the store can be written."""
@@ -131,17 +181,29 @@ class TranscriptStore(Protocol):
     """Finals, and one line for each session. All methods raise `StoreError` when the store cannot be reached."""
 
     async def open_session(self, session_id: str, *, label: str, language: str, key_id: str) -> None:
-        """Registers a session; does nothing where it is already known."""
+        """Registers a session; does nothing where it is already known.
+
+        Raises:
+            ValueError: `session_id` or `key_id` is not 1 (0 for `key_id`) to 128 printable characters without spaces.
+        """
 
     async def append(self, session_id: str, final: Final) -> None:
         """Stores a final. Storing the same seq again with the same content does nothing; a differing content keeps
-        the first (a final never changes)."""
+        the first (a final never changes).
+
+        Raises:
+            UnknownSessionError: the session was not opened, or was deleted since.
+        """
 
     async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
         """The session's finals with ``seq > after``, in order."""
 
     async def end_session(self, session_id: str, *, audio_seconds: float) -> None:
-        """Marks the session as ended."""
+        """Marks the session as ended.
+
+        Raises:
+            UnknownSessionError: the session was not opened, or was deleted since.
+        """
 
     async def sessions(self, *, limit: int = 100, key_id: str | None = None) -> Sequence[SessionSummary]:
         """Newest first."""
@@ -165,8 +227,13 @@ class TranscriptStore(Protocol):
         """Frees connections and files."""
 
 
+@runtime_checkable
 class PartialFeed(Protocol):
     """Live view of a session from another process, where the backend can (Redis)."""
 
     def follow(self, session_id: str) -> AsyncIterator[dict[str, Any]]:
-        """Yields the session's partials and finals as they appear."""
+        """Yields the session's partials and finals as they appear, the newest partial at once.
+
+        ``{"type": "partial", "seq", "text"}`` and ``{"type": "final", "seq", "text", "start", "end", "language",
+        "confidence", "punctuated"}``. Raises `StoreError` when the connection to the store breaks.
+        """

@@ -1,0 +1,220 @@
+"""Session state in one SQLite file, shared by the gateway processes of one machine. The default."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+
+from session_store.base import (
+    DEFAULT_DEADLINE_S,
+    TOMBSTONE_S,
+    Claimed,
+    Expired,
+    Final,
+    SessionExistsError,
+    SessionState,
+    StaleOwnerError,
+    StoreError,
+    UnknownSessionError,
+)
+from session_store.codec import dump_state, load_state
+from session_store.host_clock import Epoch, HostClock
+from session_store.sqlite_worker import SqliteWorker
+
+_SCHEMA_VERSION = 1
+
+_SCHEMA = (
+    # body is NULL once the session was ended or closed out: a tombstone, kept for a day.
+    """CREATE TABLE session (
+        id TEXT PRIMARY KEY,
+        token_hash BLOB NOT NULL,
+        key_id TEXT NOT NULL,
+        body BLOB,
+        fence INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        deadline REAL NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX session_deadline ON session (deadline)",
+    "CREATE TABLE clock (boot TEXT NOT NULL, uptime REAL NOT NULL, unix REAL NOT NULL, last REAL NOT NULL)",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
+
+
+class SqliteSessionStore:
+    """`SessionStore` in a file. Every call is one atomic, durable transaction; see `SqliteWorker`.
+
+    Args:
+        path: the database file.
+        deadline_s: longest wait of a call, for the disk and for other processes' locks, before `StoreError`.
+        clock: UNIX seconds, the same for all processes that share the file.
+        max_pages: limit of the file in pages of 4 KiB, 0 for none.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        clock: HostClock | None = None,
+        max_pages: int = 0,
+    ) -> None:
+        self._path = path
+        self._clock = clock or HostClock()
+        self._worker = SqliteWorker(path, self._prepare, deadline_s=deadline_s, max_pages=max_pages)
+
+    def __repr__(self) -> str:
+        return f"SqliteSessionStore({str(self._path)!r})"
+
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+        """See `SessionStore.create`."""
+        body = dump_state(state)
+
+        def run(db: sqlite3.Connection) -> int:
+            now = self._clock.now()
+            row = db.execute(
+                "SELECT fence, owner, body IS NOT NULL AND deadline > ? FROM session WHERE id = ?",
+                (now, state.session_id),
+            ).fetchone()
+            if row is not None and row[2]:
+                if row[1] != owner:
+                    raise SessionExistsError(f"session {state.session_id} exists")
+                return int(row[0])
+            fence = 1 if row is None else row[0] + 1
+            self._put(db, state, body, fence=fence, owner=owner, deadline=now + ttl_s)
+            return int(fence)
+
+        return await self._worker.run(run)
+
+    async def peek(self, session_id: str) -> SessionState | Expired | None:
+        """See `SessionStore.peek`."""
+        return await self._worker.run(lambda db: self._read(db, session_id))
+
+    async def claim(self, session_id: str, *, owner: str, ttl_s: float) -> Claimed | Expired | None:
+        """See `SessionStore.claim`."""
+
+        def run(db: sqlite3.Connection) -> Claimed | Expired | None:
+            state = self._read(db, session_id)
+            if not isinstance(state, SessionState):
+                return state
+            (fence,) = db.execute(
+                "UPDATE session SET fence = fence + 1, owner = ?, deadline = ? WHERE id = ? RETURNING fence",
+                (owner, self._clock.now() + ttl_s, session_id),
+            ).fetchone()
+            return Claimed(state, fence)
+
+        return await self._worker.run(run)
+
+    async def save(self, state: SessionState, *, fence: int, ttl_s: float) -> None:
+        """See `SessionStore.save`."""
+        body = dump_state(state)
+
+        def run(db: sqlite3.Connection) -> None:
+            owner = _check_owner(db, state.session_id, fence)
+            self._put(db, state, body, fence=fence, owner=owner or "", deadline=self._clock.now() + ttl_s)
+
+        await self._worker.run(run)
+
+    async def touch(self, session_id: str, *, fence: int, ttl_s: float) -> None:
+        """See `SessionStore.touch`."""
+
+        def run(db: sqlite3.Connection) -> None:
+            if _check_owner(db, session_id, fence) is None:
+                raise UnknownSessionError(f"session {session_id} is not in {self._path}")
+            db.execute("UPDATE session SET deadline = ? WHERE id = ?", (self._clock.now() + ttl_s, session_id))
+
+        await self._worker.run(run)
+
+    async def delete(self, session_id: str, *, fence: int) -> None:
+        """See `SessionStore.delete`."""
+
+        def run(db: sqlite3.Connection) -> None:
+            ended = db.execute(
+                "SELECT 1 FROM session WHERE id = ? AND body IS NULL AND fence <= ?", (session_id, fence)
+            ).fetchone()
+            if ended is None and _check_owner(db, session_id, fence) is not None:
+                now = self._clock.now()
+                db.execute("UPDATE session SET body = NULL, deadline = ? WHERE id = ?", (now, session_id))
+
+        await self._worker.run(run)
+
+    async def expired(self, limit: int, *, grace_s: float = 0.0) -> Sequence[SessionState]:
+        """See `SessionStore.expired`. Old tombstones go on the same occasion."""
+
+        def run(db: sqlite3.Connection) -> list[SessionState]:
+            now = self._clock.now()
+            db.execute("DELETE FROM session WHERE body IS NULL AND deadline < ?", (now - TOMBSTONE_S,))
+            rows = db.execute(
+                "SELECT id, token_hash, key_id, body FROM session "
+                "WHERE body IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",
+                (now - grace_s, limit),
+            ).fetchall()
+            db.executemany(
+                "UPDATE session SET body = NULL, fence = fence + 1 WHERE id = ?",
+                [(row[0],) for row in rows],
+            )
+            return [load_state(*row) for row in rows]
+
+        return await self._worker.run(run)
+
+    async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
+        """Nothing: the live feed is Redis's."""
+
+    async def publish_final(self, session_id: str, final: Final) -> None:
+        """Nothing: the live feed is Redis's."""
+
+    async def ping(self) -> None:
+        """See `SessionStore.ping`: writes, so that a full disk shows."""
+        await self._worker.run(lambda db: db.execute("UPDATE clock SET last = max(last, ?)", (self._clock.now(),)))
+
+    async def close(self) -> None:
+        """See `SessionStore.close`."""
+        await self._worker.close()
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > _SCHEMA_VERSION:
+            raise StoreError(
+                f"{self._path} was written by a newer version (schema {version}, this one knows {_SCHEMA_VERSION}): "
+                "upgrade, or use another file"
+            )
+        if version == 0:
+            for statement in _SCHEMA:
+                db.execute(statement)
+        row = db.execute("SELECT boot, uptime, unix, last FROM clock").fetchone()
+        last = 0.0 if row is None else row[3]
+        epoch = self._clock.agree(None if row is None else Epoch(*row[:3]), last)
+        if epoch is not None:
+            db.execute("DELETE FROM clock")
+            db.execute("INSERT INTO clock VALUES (?, ?, ?, ?)", (epoch.boot, epoch.uptime, epoch.unix, epoch.unix))
+
+    def _read(self, db: sqlite3.Connection, session_id: str) -> SessionState | Expired | None:
+        row = db.execute(
+            "SELECT token_hash, key_id, CASE WHEN deadline > ? THEN body END FROM session WHERE id = ?",
+            (self._clock.now(), session_id),
+        ).fetchone()
+        if row is None:
+            return None
+        if row[2] is None:
+            return Expired(row[0], row[1])
+        return load_state(session_id, *row)
+
+    @staticmethod
+    def _put(
+        db: sqlite3.Connection, state: SessionState, body: bytes, *, fence: int, owner: str, deadline: float
+    ) -> None:
+        db.execute(
+            "INSERT OR REPLACE INTO session (id, token_hash, key_id, body, fence, owner, deadline) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (state.session_id, state.token_hash, state.key_id, body, fence, owner, deadline),
+        )
+
+
+def _check_owner(db: sqlite3.Connection, session_id: str, fence: int) -> str | None:
+    """The owner, None for a session the file does not know; raises `StaleOwnerError`."""
+    row = db.execute("SELECT owner, fence, body IS NULL FROM session WHERE id = ?", (session_id,)).fetchone()
+    if row is None:
+        return None
+    if row[2] or fence < row[1]:
+        raise StaleOwnerError(f"session {session_id} has a newer owner or is over")
+    return str(row[0])
