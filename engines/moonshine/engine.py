@@ -25,11 +25,13 @@ _LANGUAGE = "en"
 class MoonshineEngine:
     """Decodes English windows.
 
-    On a CPU the windows of a batch are dealt out to `threads` threads, each with its own rows; on a GPU windows of equal
-    length are encoded together and all are decoded together.
+    On a CPU the windows of a batch are dealt out to `threads` threads, each with its own rows; on a GPU windows of
+    equal length are encoded together and all are decoded together.
     """
 
-    def __init__(self, model_dir: Path, *, device: str = "cpu", device_id: int = 0, precision: str = "", threads: int = 1):
+    def __init__(
+        self, model_dir: Path, *, device: str = "cpu", device_id: int = 0, precision: str = "", threads: int = 1
+    ):
         """Loads the graphs that `engines.moonshine.convert` wrote.
 
         Args:
@@ -64,7 +66,9 @@ class MoonshineEngine:
             open_indices.remove(index)
         groups = _deal(open_indices, [len(window.audio) for window in windows], self._threads)
         work = [[windows[index] for index in group] for group in groups]
-        done = self._pool.map(self._decode_group, work) if self._pool and len(work) > 1 else map(self._decode_group, work)
+        done = (
+            self._pool.map(self._decode_group, work) if self._pool and len(work) > 1 else map(self._decode_group, work)
+        )
         for group, hypotheses in zip(groups, done, strict=True):
             for index, hypothesis in zip(group, hypotheses, strict=True):
                 results[index] = hypothesis

@@ -5,7 +5,7 @@ Commands"). Against the packaged export: no `If`, the cross-attention keys and v
 graph, the decoder takes any number of tokens a row at any position, and only the wanted positions reach the vocabulary.
 
 Encoder: ``audio`` float [B, n] -> ``cross`` [12, B, 8, S, 36] (keys and values of the 6 layers, alternating).
-Decoder: ``tokens``, ``positions`` int64 [B, T], ``slots`` int64 [B, T, 2] (row and cache column that each token writes),
+Decoder: ``tokens``, ``positions`` int64 [B, T], ``slots`` int64 [B, T, 2] (row and cache column a token writes),
 ``self_bias`` [B, 1, T, C], ``cross_bias`` [B, 1, T, S], ``wanted`` int64 [R] (flat token indices to read out),
 ``past.0..11`` [B, C, 288], ``cross.0..11`` [B, 8, S, 36] -> ``next`` int64 [R], ``logprob`` float [R],
 ``present.0..11`` [B, C, 288].
@@ -14,7 +14,7 @@ Decoder: ``tokens``, ``positions`` int64 [B, T], ``slots`` int64 [B, T, 2] (row 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -48,7 +48,7 @@ class _Builder:
     def float_type(self) -> int:
         return int(TensorProto.FLOAT16 if self.precision == "fp16" else TensorProto.FLOAT)
 
-    def op(self, kind: str, *inputs: str, name: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, name: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
         names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(kind, inputs, names, name=name, domain=domain, **attributes))
         return names[0]

@@ -69,8 +69,7 @@ def read(path: Path) -> Weights:
         linears["embed_tokens"] = _packed("model.decoder.embed_tokens.weight_merged_0", arrays)
     floats = {_parameter(name): array for name, array in arrays.items() if array.dtype == np.float32}
     tensors = {name: np.asarray(array, np.float32) for name, array in floats.items()}
-    tensors |= {name: array for name, array in _group_norm(nodes, arrays).items()}
-    return Weights(linears, tensors)
+    return Weights(linears, tensors | _group_norm(nodes, arrays))
 
 
 def _as_onnx(path: Path) -> onnx.ModelProto:

@@ -80,8 +80,9 @@ class WhisperEngine:
         )
         self._tokenizer = Tokenizer.from_file(str(model_dir / "tokenizer.json"))
         self._features = MelSpectrogram(self._model.n_mels)
-        names = ("startoftranscript", "transcribe", "notimestamps")
-        self._start, *self._task = [self._tokenizer.token_to_id(f"<|{name}|>") for name in names]
+        self._start = self._id("startoftranscript")
+        self._task = [self._id("transcribe"), self._id("notimestamps")]
+        self._end = self._id("endoftext")
 
     def transcribe(self, windows: Sequence[Window]) -> list[Hypothesis | EngineError]:
         """Decodes each window; see `Engine.transcribe`. Drafts are not used."""
@@ -103,12 +104,16 @@ class WhisperEngine:
             results[index] = _hypothesis(attempt, tries=2)
         return [result for result in results if result is not None]
 
+    def close(self) -> None:
+        """Frees the model."""
+        self._model.unload_model()
+
     def _attempt(self, windows: Sequence[Window], frames: int) -> list[_Attempt]:
         """Decodes windows in a context of `frames` frames of 10 ms each."""
         features = np.stack([self._features(window.audio, frames) for window in windows])
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(windows, encoded)
-        prompts = [[self._start, self._tokenizer.token_to_id(f"<|{code}|>"), *self._task] for code in languages]
+        prompts = [[self._start, self._id(code), *self._task] for code in languages]
         longest = max(len(window.audio) for window in windows) / SAMPLE_RATE
         outputs = self._model.generate(
             encoded,
@@ -123,6 +128,12 @@ class WhisperEngine:
             for window, language, output in zip(windows, languages, outputs, strict=True)
         ]
 
+    def _id(self, mark: str) -> int:
+        found: int | None = self._tokenizer.token_to_id(f"<|{mark}|>")
+        if found is None:
+            raise ValueError(f"the tokenizer has no <|{mark}|>: this is not a multilingual Whisper model")
+        return found
+
     def _languages(self, windows: Sequence[Window], encoded: ctranslate2.StorageView) -> list[str]:
         codes = [whisper_code(window.language) or "" for window in windows]
         if AUTO not in codes:
@@ -131,7 +142,7 @@ class WhisperEngine:
         return [found if code == AUTO else code for code, found in zip(codes, detected, strict=True)]
 
     def _read(self, window: Window, language: str, output: ctranslate2.models.WhisperGenerationResult) -> _Attempt:
-        tokens = [token for token in output.sequences_ids[0] if token < self._start - 1]
+        tokens = [token for token in output.sequences_ids[0] if token < self._end]
         text = self._tokenizer.decode(tokens).strip()
         seconds = len(window.audio) / SAMPLE_RATE
         judgement = judge(text, seconds, output.scores[0], output.no_speech_prob)

@@ -55,7 +55,7 @@ class MelSpectrogram:
         samples = np.zeros(frames * HOP, np.float32)
         samples[: len(audio)] = audio
         padded = np.pad(samples / 32768.0, _WINDOW // 2, mode="reflect")
-        slices = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[:: HOP][:frames]
+        slices = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::HOP][:frames]
         power = np.abs(np.fft.rfft(slices * self._taper, axis=-1)).astype(np.float32) ** 2
         mel = np.log10(np.maximum(self._filters @ power.T, 1e-10))
         return np.ascontiguousarray((np.maximum(mel, mel.max() - 8.0) + 4.0) / 4.0, np.float32)
