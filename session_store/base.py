@@ -235,5 +235,6 @@ class PartialFeed(Protocol):
         """Yields the session's partials and finals as they appear, the newest partial at once.
 
         ``{"type": "partial", "seq", "text"}`` and ``{"type": "final", "seq", "text", "start", "end", "language",
-        "confidence", "punctuated"}``. Raises `StoreError` when the connection to the store breaks.
+        "confidence", "punctuated"}``. Ends with the session. Raises `StoreError` when the connection breaks, or when
+        too many follow already.
         """

@@ -40,6 +40,17 @@ def open_session_store(url: str, *, deadline_s: float = DEFAULT_DEADLINE_S) -> S
         return MemorySessionStore()
     if scheme == "sqlite":
         return SqliteSessionStore(_sqlite_path(url), deadline_s=deadline_s)
+    if scheme in ("redis", "rediss", "unix"):
+        from session_store.redis import RedisSessionStore
+
+        try:
+            return RedisSessionStore(url, deadline_s=deadline_s)
+        except (ValueError, TypeError):
+            # The parser's own text may quote the part that holds the password.
+            raise ValueError(
+                f"session store: the {scheme} URL has not the form {scheme}://user:password@host:port/0 "
+                "(special characters in user or password must be percent-encoded)"
+            ) from None
     raise _unknown("session store", scheme, _SESSION_FORMS)
 
 
