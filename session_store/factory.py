@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from session_store.base import DEFAULT_DEADLINE_S, SessionStore, TranscriptStore
 from session_store.memory import MemorySessionStore, MemoryTranscriptStore
@@ -87,6 +87,26 @@ def open_transcript_store(url: str, *, deadline_s: float = DEFAULT_DEADLINE_S, p
     else:
         raise _unknown("transcript store", scheme, _TRANSCRIPT_FORMS)
     return SqlTranscriptStore(SqlTarget(parsed), deadline_s=deadline_s, pool_size=pool_size)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a file."""
+    return f"sqlite:///{quote(str(path))}"
+
+
+def default_session_url(state_dir: Path) -> str:
+    """Where session state is kept unless the settings say otherwise."""
+    return sqlite_url(state_dir / "sessions.sqlite3")
+
+
+def default_transcript_url(state_dir: Path) -> str:
+    """Where transcripts are kept unless the settings say otherwise."""
+    return sqlite_url(state_dir / "transcripts.sqlite3")
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a ``sqlite://`` URL; None for any other URL."""
+    return _sqlite_path(url) if _scheme(url) in ("sqlite", "sqlite+aiosqlite") else None
 
 
 def _scheme(url: str) -> str:

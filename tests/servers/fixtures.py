@@ -1,0 +1,41 @@
+"""Fixtures for the servers, each started once; import those that a conftest's tests need.
+
+A test that kills or pauses a shared server leaves it running and answering.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers.mariadb import MariadbServer, make_template
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb_template() -> Iterator[Path]:
+    folder = make_template()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(mariadb_template: Path) -> Iterator[MariadbServer]:
+    with MariadbServer(mariadb_template) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    with PostgresServer() as server:
+        yield server

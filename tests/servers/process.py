@@ -1,0 +1,184 @@
+"""A real server as a child process: private folder, free port, gone for certain when the tests are."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+import psutil
+import pytest
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+def free_port() -> int:
+    """A TCP port of the loopback that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def find_program(name: str, package: str, *folders: Path) -> str:
+    """The path of a program; skips the test where it is missing, and says what would install it."""
+    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", *map(str, folders)]))
+    if path is None:
+        pytest.skip(f"left out: {name} is not installed; install with: apt-get install -y {package}")
+    return path
+
+
+def private_folder(name: str, user: str | None) -> Path:
+    """A new folder that only `user` (the present one where None) can look into."""
+    folder = Path(tempfile.mkdtemp(prefix=f"starling-{name}-"))
+    if user is not None:
+        entry = pwd.getpwnam(user)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+    return folder
+
+
+def account(name: str) -> str | None:
+    """`name`, if this is root and the server would refuse to run as root; else None, the present user."""
+    return name if os.geteuid() == 0 else None
+
+
+def run_as(user: str | None, command: Sequence[str], *, timeout: float = START_DEADLINE_S) -> None:
+    """Runs a program to its end as `user`; its output is in the error where it fails."""
+    done = subprocess.run(
+        command,
+        user=user,
+        group=_group(user),
+        extra_groups=[] if user else None,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd="/",
+    )
+    if done.returncode:
+        raise RuntimeError(f"{command[0]} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+
+
+class Server(ABC):
+    """A server that can be started, stopped, killed, paused and started again, always on the same port."""
+
+    name: ClassVar[str]
+
+    def __init__(self, user: str | None = None) -> None:
+        self.user = user
+        self.port = free_port()
+        self.folder = private_folder(self.name, user)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> Sequence[str]:
+        """The program and its arguments."""
+
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether the server answers."""
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                user=self.user,
+                group=_group(self.user),
+                extra_groups=[] if self.user else None,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509  it allocates nothing and takes no lock
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self.is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.02)  # another process's readiness is no event that could be awaited
+
+    def stop(self) -> None:
+        """Ends the server in good order, or by force where it takes too long."""
+        if self._process is None:
+            return
+        self.resume()
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """SIGKILL for the server and its children; returns when all are gone."""
+        family = self._family()
+        for process in family:
+            process.kill()
+        if self._process is not None:
+            self._process.wait(STOP_DEADLINE_S)
+        psutil.wait_procs(family, timeout=STOP_DEADLINE_S)
+        self._process = None
+
+    def pause(self) -> None:
+        """Stops the server in its tracks: connections stay open and nothing answers."""
+        for process in self._family():
+            process.suspend()
+
+    def resume(self) -> None:
+        """The end of a pause."""
+        for process in self._family():
+            process.resume()
+
+    @property
+    def log(self) -> Path:
+        """What the server said."""
+        return self.folder / "server.log"
+
+    def close(self) -> None:
+        """Ends the server and removes its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def _family(self) -> list[psutil.Process]:
+        if self._process is None or self._process.poll() is not None:
+            return []
+        try:
+            parent = psutil.Process(self._process.pid)
+            return [parent, *parent.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def _group(user: str | None) -> int | None:
+    return None if user is None else pwd.getpwnam(user).pw_gid
+
+
+def _die_with_parent() -> None:
+    # So that a test run that is killed leaves no server behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

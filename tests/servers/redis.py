@@ -1,0 +1,53 @@
+"""Debian's redis-server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from typing import ClassVar
+
+from tests.servers.process import Server, find_program
+
+PASSWORD = "p@ss/w0rd-redis"
+
+
+class RedisServer(Server):
+    """Redis with a password.
+
+    Args:
+        persistent: whether what was written survives a SIGKILL.
+    """
+
+    name: ClassVar[str] = "redis"
+
+    def __init__(self, *, persistent: bool = False) -> None:
+        self._program = find_program("redis-server", "redis-server")
+        self._persistent = persistent
+        super().__init__()
+
+    @property
+    def url(self) -> str:
+        return f"redis://:p%40ss%2Fw0rd-redis@127.0.0.1:{self.port}/0"
+
+    def command(self) -> Sequence[str]:
+        config = self.folder / "redis.conf"
+        config.write_text(
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\nrequirepass {PASSWORD}\nsave ''\n"
+            f"appendonly {'yes' if self._persistent else 'no'}\nappendfsync always\n"
+        )
+        return [self._program, str(config)]
+
+    def is_ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(f"AUTH {PASSWORD}\r\nPING\r\n".encode())
+                return b"+PONG" in connection.recv(100) + connection.recv(100)
+        except OSError:
+            return False
+
+    def flush(self) -> None:
+        """Forgets everything."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"AUTH {PASSWORD}\r\nFLUSHALL\r\nQUIT\r\n".encode())
+            while connection.recv(1000):
+                pass
