@@ -12,10 +12,10 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.base_python import SETTING, SUPPORTED, BasePython, choose_base_python
 from launcher.errors import LauncherError
 from launcher.paths import Paths
 from launcher.progress import Reporter
@@ -105,30 +105,6 @@ class TritonEnvironment:
         return env
 
 
-@dataclass(frozen=True, slots=True)
-class BasePython:
-    """The interpreter that Triton's environment is made from."""
-
-    executable: Path
-    version: str
-    full_version: str
-    library_folder: Path
-
-    @classmethod
-    def running(cls) -> BasePython:
-        """The interpreter under the running one, outside of any virtual environment."""
-        base = Path(getattr(sys, "_base_executable", sys.executable))
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return cls(
-            base, version, platform.python_version(), Path(str(sysconfig.get_config_var("LIBDIR") or "/usr/lib"))
-        )
-
-    @property
-    def shared_library(self) -> str:
-        """The file name of this Python as a library."""
-        return f"libpython{self.version}.so.1.0"
-
-
 def check_platform() -> None:
     """Refuses a machine on which NVIDIA's wheel cannot run.
 
@@ -159,9 +135,9 @@ def environment_key(paths: Paths, base: BasePython) -> str:
 
 def find_environment(paths: Paths, base: BasePython | None = None) -> TritonEnvironment | None:
     """The environment for this lock and interpreter, or None when set-up has not made it yet."""
-    base = base or BasePython.running()
+    base = base or choose_base_python()
     root = paths.triton_environments / environment_key(paths, base)
-    environment = TritonEnvironment(root, base.version, _library_path(base))
+    environment = TritonEnvironment(root, base.version, base.library_path)
     complete = (root / STAMP).is_file() and environment.python.exists() and environment.stub.exists()
     return environment if complete else None
 
@@ -173,7 +149,7 @@ def ensure_environment(paths: Paths, reporter: Reporter, base: BasePython | None
         LauncherError: the platform, a library or a download is not there.
     """
     check_platform()
-    base = base or BasePython.running()
+    base = base or choose_base_python()
     found = find_environment(paths, base)
     if found is None:
         found = _build(paths, reporter, base)
@@ -238,7 +214,7 @@ def _build(paths: Paths, reporter: Reporter, base: BasePython) -> TritonEnvironm
     root = paths.triton_environments / environment_key(paths, base)
     shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
-    environment = TritonEnvironment(root, base.version, _library_path(base))
+    environment = TritonEnvironment(root, base.version, base.library_path)
     reporter.step(f"making Triton's Python {base.version} environment in {root}")
     made = subprocess.run(
         [str(base.executable), "-m", "venv", str(root)], capture_output=True, text=True, timeout=300, check=False
@@ -254,7 +230,9 @@ def _build(paths: Paths, reporter: Reporter, base: BasePython) -> TritonEnvironm
     environment.stub.unlink(missing_ok=True)
     environment.stub.symlink_to(Path("../../python_backend_stubs") / base.version / STUB)
     if not environment.stub.exists():
-        raise LauncherError(f"Triton's wheel has no stub for Python {base.version}", "use Python 3.11 or 3.12")
+        raise LauncherError(
+            f"NVIDIA's wheel has no stub for Python {base.version}", f"set {SETTING} to one of {', '.join(SUPPORTED)}"
+        )
     (root / STAMP).write_text(f"{environment_key(paths, base)}\n")
     return environment
 
@@ -282,10 +260,3 @@ def _install(environment: TritonEnvironment, paths: Paths, reporter: Reporter) -
             raise
     if code != 0:
         raise pip_error("Triton's packages", "".join(output))
-
-
-def _library_path(base: BasePython) -> tuple[Path, ...]:
-    """The interpreter's own library folder, where the system's linker does not look there anyway."""
-    here = base.library_folder / base.shared_library
-    system = base.library_folder.is_relative_to("/usr/lib") or base.library_folder.is_relative_to("/lib")
-    return (base.library_folder,) if here.is_file() and not system else ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import os
 import shutil
 import subprocess
@@ -97,12 +99,37 @@ def ensure_converted(pin: WeightPin, paths: Paths, reporter: Reporter, python: P
 def converter_recipe(pin: WeightPin, paths: Paths) -> str:
     """Names what a conversion depends on: the published files, the converter's source, the locked packages."""
     assert pin.converter is not None
-    module = paths.source.joinpath(*pin.converter.split("."))
-    source = module.with_suffix(".py")
+    sources = source_closure(pin.converter, paths.source)
     lock = paths.source / "requirements" / "triton.txt"
-    if not source.is_file():
-        raise LauncherError(f"{source} is missing", "the checkout is incomplete; get it whole, then run this again")
-    return ":".join([*(file.sha256[:12] for file in pin.files), sha256_of(source), sha256_of(lock)])
+    digest = hashlib.sha256()
+    for part in [*(file.sha256 for file in pin.files), *(sha256_of(path) for path in (*sources, lock))]:
+        digest.update(part.encode())
+    return digest.hexdigest()
+
+
+def source_closure(module: str, root: Path) -> list[Path]:
+    """The source files of a module and of all that it imports from its own top-level package, in a fixed order.
+
+    Raises:
+        LauncherError: a file is missing.
+    """
+    package = module.partition(".")[0]
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = root.joinpath(*name.split(".")).with_suffix(".py")
+        if name in found or (not path.is_file() and path.with_suffix("").is_dir()):
+            continue
+        if not path.is_file():
+            raise LauncherError(f"{path} is missing", "the checkout is incomplete; get it whole, then run this again")
+        found[name] = path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+                below = [f"{node.module}.{alias.name}" for alias in node.names]
+                modules = [name for name in below if root.joinpath(*name.split(".")).with_suffix(".py").is_file()]
+                waiting += modules or [str(node.module)]
+    return [found[name] for name in sorted(found)]
 
 
 def replace_folder(source: Path, target: Path) -> None:

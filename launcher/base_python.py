@@ -1,0 +1,112 @@
+"""Which Python Triton's environment is made from, and whether it comes with what the stub needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.errors import LauncherError
+
+SUPPORTED = ("3.11", "3.12")
+"""Triton 2.51 has stubs up to 3.13, but they cannot take numpy 2, and older numpy has no wheels past 3.12."""
+
+SETTING = "STARLING_TRITON_PYTHON"
+_PROBE = """
+import json, platform, sys, sysconfig
+print(json.dumps([getattr(sys, "_base_executable", sys.executable), platform.python_version(),
+                  sysconfig.get_config_var("LIBDIR") or "", sys.base_prefix]))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class BasePython:
+    """An interpreter outside of any virtual environment.
+
+    Attributes:
+        executable: the program.
+        full_version: such as ``3.11.7``.
+        library_folders: where its shared library may lie.
+    """
+
+    executable: Path
+    full_version: str
+    library_folders: tuple[Path, ...]
+
+    @property
+    def version(self) -> str:
+        """Such as ``3.11``."""
+        return ".".join(self.full_version.split(".")[:2])
+
+    @property
+    def shared_library(self) -> str:
+        """The file name of this Python as a library, which the stub is linked to."""
+        return f"libpython{self.version}.so.1.0"
+
+    @property
+    def library_path(self) -> tuple[Path, ...]:
+        """The folder of the shared library, where the system's linker does not look anyway; else nothing."""
+        system = (Path("/usr/lib"), Path("/lib"))
+        for folder in self.library_folders:
+            if (folder / self.shared_library).is_file():
+                return () if any(folder.is_relative_to(root) for root in system) else (folder,)
+        return ()
+
+
+def choose_base_python(environment: Mapping[str, str] | None = None) -> BasePython:
+    """The interpreter that `STARLING_TRITON_PYTHON` names, the running one, or another on this machine that will do.
+
+    Raises:
+        LauncherError: there is none; says what to install.
+    """
+    env = os.environ if environment is None else environment
+    wanted = env.get(SETTING)
+    if wanted:
+        base = probe(wanted)
+        if base is None or base.version not in SUPPORTED:
+            found = f"is Python {base.full_version}" if base else "does not run"
+            raise LauncherError(
+                f"{SETTING}={wanted} {found}", f"name an interpreter of Python {' or '.join(SUPPORTED)}"
+            )
+        return base
+    for candidate in _candidates(env):
+        base = probe(candidate)
+        if base is not None and base.version in SUPPORTED:
+            return base
+    raise LauncherError(
+        f"Triton needs Python {' or '.join(SUPPORTED)} beside this Python {sys.version_info.major}."
+        f"{sys.version_info.minor}, and none was found",
+        f"install one (apt-get install python3.12, pyenv or uv), or set {SETTING} to its path",
+    )
+
+
+def probe(executable: str) -> BasePython | None:
+    """What an interpreter says about itself, or None when it does not run."""
+    try:
+        # -I: nothing from this process's environment or folder.
+        run = subprocess.run(
+            [executable, "-I", "-c", _PROBE], capture_output=True, text=True, timeout=30, check=True, cwd="/"
+        )
+        base, version, library_folder, prefix = json.loads(run.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    # A relocated build names the folder of its builder: its own prefix is tried too.
+    folders = [Path(library_folder)] if library_folder else []
+    return BasePython(Path(base), version, (*folders, Path(prefix) / "lib"))
+
+
+def _candidates(env: Mapping[str, str]) -> Iterator[str]:
+    yield sys.executable
+    for version in SUPPORTED:
+        if found := shutil.which(f"python{version}", path=env.get("PATH")):
+            yield found
+        for pattern in (
+            f".pyenv/versions/{version}.*/bin/python3",
+            f".local/share/uv/python/cpython-{version}*/bin/python3",
+        ):
+            yield from (str(path) for path in sorted(Path(env.get("HOME") or "/").glob(pattern), reverse=True))
