@@ -19,6 +19,9 @@ CONTEXT_UNITS = 16
 MAX_PIECES = 256
 """The longest input, special pieces included."""
 
+UNIT_PIECES = 16
+"""The pieces of a unit that are read; only made-up words have more."""
+
 MARK_HINTS = 6
 """0: nothing is known; 1 + index into `MARKS`: what the ASR model (or, in the context, the last final) put there."""
 
@@ -76,7 +79,7 @@ def _add(
     prior = priors(form)
     rows.extend((piece, part, 0, 0, 0) for piece in _symbols(unit.lead, pieces))
     position = len(rows)
-    rows.extend((piece, part, mark_hint, case_hint, prior) for piece in pieces(form))
+    rows.extend((piece, part, mark_hint, case_hint, prior) for piece in pieces(form)[:UNIT_PIECES])
     if len(rows) == position:
         rows.append((UNKNOWN, part, mark_hint, case_hint, prior))
     if not unit.last:
@@ -88,9 +91,9 @@ def _symbols(text: str, pieces: Pieces) -> Sequence[int]:
     return pieces(text)[:2] if text else ()
 
 
-def pad(batch: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """Stacks column blocks (5, n_i) into (b, 5, max n_i); `PAD` pieces are masked by the model."""
-    width = max(block.shape[1] for block in batch)
+def pad(batch: Sequence[NDArray[np.int32]], width: int = 0) -> NDArray[np.int32]:
+    """Stacks column blocks (5, n_i) into (b, 5, n), n at least ``width``; `PAD` pieces are masked by the model."""
+    width = max(width, *(block.shape[1] for block in batch))
     stacked = np.zeros((len(batch), batch[0].shape[0], width), np.int32)
     for row, block in zip(stacked, batch, strict=True):
         row[:, : block.shape[1]] = block

@@ -1,0 +1,97 @@
+"""Trains the tagger on a CPU, with checkpoints to go on from."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from training.punctuation.dataset import IGNORED, Batch, Texts, batches
+from training.punctuation.network import Tagger, start_from
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps in all.
+        tokens: pieces a batch, about.
+        layers: encoder layers kept.
+        encoder_rate, head_rate: peak learning rates, reached after ``warm_up`` of the steps, falling to zero at the end.
+        minutes: where the machine is too slow for ``steps`` the rates fall to zero by then and training ends.
+        threads: CPU threads.
+        seed: of texts' cuts, dropout and new weights.
+    """
+
+    steps: int = 3600
+    tokens: int = 2400
+    layers: int = 4
+    encoder_rate: float = 2e-4
+    head_rate: float = 1e-3
+    warm_up: float = 0.04
+    minutes: float = 50.0
+    threads: int = 2
+    seed: int = 7
+
+
+def train(plan: Plan, texts: Texts, encoder: Path, pieces: object, folder: Path) -> Tagger:
+    """Runs the plan, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 200 steps."""
+    torch.set_num_threads(plan.threads)
+    torch.manual_seed(plan.seed)
+    tagger = start_from(encoder, plan.layers)
+    optimiser = _optimiser(tagger, plan)
+    rates = [group["lr"] for group in optimiser.param_groups]
+    began, seen, losses = time.monotonic(), 0, torch.zeros(2)
+    tagger.train()
+    for step, batch in enumerate(batches(texts, pieces, plan.tokens, plan.seed), start=1):  # type: ignore[arg-type]
+        minutes = (time.monotonic() - began) / 60
+        done = max(step / plan.steps, minutes / plan.minutes)
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * min(step / (plan.warm_up * plan.steps), max(1 - done, 0.0))
+        losses = 0.98 * losses + 0.02 * _step(tagger, optimiser, batch)
+        seen += batch.columns.shape[0] * batch.columns.shape[2]
+        if step % 50 == 0:
+            mark, case = (losses / (1 - 0.98**step)).tolist()
+            print(f"step {step} {minutes:.1f} min {seen} pieces loss mark {mark:.4f} case {case:.4f}", flush=True)
+        if step % 200 == 0 or done >= 1:
+            _save(tagger, plan, step, seen, minutes, folder)
+        if done >= 1:
+            break
+    return tagger.eval()
+
+
+def _optimiser(tagger: Tagger, plan: Plan) -> torch.optim.Optimizer:
+    new = [*tagger.hints.parameters(), *tagger.marks.parameters(), *tagger.cases.parameters()]
+    known = {id(p) for p in new}
+    old = [p for p in tagger.parameters() if id(p) not in known]
+    groups = [{"params": old, "lr": plan.encoder_rate}, {"params": new, "lr": plan.head_rate}]
+    return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+
+
+def _step(tagger: Tagger, optimiser: torch.optim.Optimizer, batch: Batch) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        marks, cases = tagger(torch.from_numpy(batch.columns).long())
+    losses = torch.stack([_loss(marks, batch.marks), _loss(cases, batch.cases)])
+    optimiser.zero_grad(set_to_none=True)
+    losses.sum().backward()
+    nn.utils.clip_grad_norm_(tagger.parameters(), 1.0)
+    optimiser.step()
+    return losses.detach()
+
+
+def _loss(logits: Tensor, labels: object) -> Tensor:
+    target = torch.as_tensor(labels)
+    return nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED)
+
+
+def _save(tagger: Tagger, plan: Plan, step: int, seen: int, minutes: float, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(tagger.state_dict(), folder / "checkpoint.new")
+    (folder / "checkpoint.new").replace(folder / "checkpoint.pt")
+    record = {"plan": asdict(plan), "step": step, "pieces": seen, "minutes": round(minutes, 1)}
+    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
