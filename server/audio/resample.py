@@ -15,7 +15,6 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 OUTPUT_RATE: Final = 16000
@@ -55,7 +54,7 @@ class Resampler:
     """Resamples one int16 stream to 16 kHz.
 
     Output n is the signal at time n / 16000 s: the delay of the filter is compensated, so offsets map without a shift
-    (`input_offset_of`). It comes out once the input reaches `lookahead` samples beyond that time.
+    (`input_offset_of`). It comes out at the latest with the input sample `lookahead` after that.
 
     Args:
         rate: input rate in Hz, an integer from 8000 to 48000.
@@ -74,8 +73,8 @@ class Resampler:
 
     @property
     def lookahead(self) -> int:
-        """Input samples after its own time that an output may wait for."""
-        return 0 if self._identity else self._geometry.span - self._geometry.half + 1
+        """How many input samples after its own an output may wait for; under 10 ms."""
+        return 0 if self._identity else self._geometry.span - self._geometry.half - 1
 
     def input_offset_of(self, n: int) -> int:
         """The input sample that plays when output `n` does, counted from the start of the stream."""
@@ -123,7 +122,10 @@ class Resampler:
         for done in range(0, chunks, _CHUNKS_AT_ONCE):
             count = min(_CHUNKS_AT_ONCE, chunks - done)
             exact = bank.apply(buffered, self._first, self._chunk + done, count)
-            out[done * _CHUNK : (done + count) * _CHUNK] = np.clip(np.rint(exact), -32768, 32767)
+            np.rint(exact, out=exact)
+            np.minimum(exact, 32767, out=exact)
+            np.maximum(exact, -32768, out=exact)
+            out[done * _CHUNK : (done + count) * _CHUNK] = exact
         self._chunk += chunks
         keep_from = self._geometry.start_of(self._chunk)
         self._history = buffered[keep_from - self._first :].copy()
@@ -179,7 +181,7 @@ class _ExactBank:
 
     def apply(self, samples: NDArray[np.float64], first: int, chunk: int, chunks: int) -> NDArray[np.float64]:
         geometry, cycle = self._geometry, len(self._matrices)
-        windows = sliding_window_view(samples, geometry.span)
+        windows = _windows(samples, geometry.span)
         starts = np.arange(chunk, chunk + chunks) * _CHUNK * geometry.down // geometry.up - geometry.half - first
         out = np.empty((chunks, _CHUNK))
         for place in range(min(cycle, chunks)):
@@ -202,12 +204,21 @@ class _InterpolatingBank:
         n = np.arange(chunk * _CHUNK, (chunk + chunks) * _CHUNK)
         whole, part = np.divmod(n * geometry.down, geometry.up)
         phase, rest = np.divmod(part * _FINE_PHASES, geometry.up)
-        windows = sliding_window_view(samples, geometry.taps)[whole - geometry.half - first]
+        windows = _windows(samples, geometry.taps)[whole - geometry.half - first]
         lower = np.einsum("nk,nk->n", windows, self._phases[phase])
         upper = np.einsum("nk,nk->n", windows, self._phases[phase + 1])
         # The two sums are exact; what follows is the same few roundings for each output by itself.
         outputs: NDArray[np.float64] = lower + (upper - lower) * (rest / geometry.up)
         return outputs
+
+
+def _windows(samples: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Every stretch of `width` samples, shape (n, width), without a copy.
+
+    What `sliding_window_view` gives; that takes longer than a frame's whole filter.
+    """
+    step = samples.itemsize
+    return np.ndarray((samples.size - width + 1, width), np.float64, samples, strides=(step, step))
 
 
 @lru_cache(maxsize=16)

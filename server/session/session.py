@@ -112,9 +112,14 @@ class Session:
         return sum(owed.audio_s for owed in self._owed if isinstance(owed, OwedFinal)) < self._policy.max_backlog_s
 
     @property
-    def is_settled(self) -> bool:
-        """Nothing is owed and no speech is open."""
-        return self._open is None and not self._owed
+    def language(self) -> str:
+        """The language of the open segment, or of the next one as far as is known."""
+        return self._open.language if self._open else self.settings.language
+
+    @property
+    def owes(self) -> bool:
+        """A final or another promise is due."""
+        return bool(self._owed)
 
     # --- events
 

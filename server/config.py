@@ -1,0 +1,183 @@
+"""Every setting of the gateway, from the environment: `STARLING_PORT=9000` and so on.
+
+`docs/configuration.md` is generated from this module.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.session.settings import MAX_ENDPOINT_MS, MIN_ENDPOINT_MS, VAD_WINDOW, Policy
+
+WHISPER_LANGUAGES = frozenset(
+    """
+    af am ar as az ba be bg bn bo br bs ca cs cy da de el es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it
+    ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl
+    sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh
+    """.split()
+)
+"""What Whisper base was trained on."""
+
+
+class ConfigError(Exception):
+    """The settings do not fit together; the text says which and what to do."""
+
+
+class Settings(BaseSettings):
+    """The gateway's settings. Durations end in `_s` or `_ms`, sizes in `_bytes`."""
+
+    model_config = SettingsConfigDict(env_prefix="STARLING_", extra="ignore", frozen=True)
+
+    # Where it listens
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port for WebSockets and plain HTTP; 0 takes a free one.")
+    workers: int = Field(1, ge=1, le=256, description="Gateway processes that share the port.")
+    tls_certificate: Path | None = Field(None, description="PEM file with the certificate chain; reloaded on change.")
+    tls_key: Path | None = Field(None, description="PEM file with the certificate's private key.")
+
+    # Where things lie
+    cache_dir: Path = Field(Path("~/.cache/starling"), description="Downloads, weights and Triton's environment.")
+    state_dir: Path = Field(Path(".starling"), description="SQLite files, logs and the model repository.")
+
+    # Speech
+    default_language: str = Field(
+        "en",
+        validation_alias=AliasChoices("STARLING_DEFAULT_LANGUAGE", "DEFAULT_LANGUAGE"),
+        description="Language of sessions that name none.",
+    )
+    models: dict[str, list[str]] = Field(
+        default={"asr": ["en"], "asr_multilingual": ["auto", *sorted(WHISPER_LANGUAGES - {"en"})]},
+        description="Which model on Triton serves which languages: JSON, model name to language codes.",
+    )
+    endpoint_silence_ms: int = Field(
+        500, ge=MIN_ENDPOINT_MS, le=MAX_ENDPOINT_MS, description="Silence that ends a segment, unless the client says."
+    )
+    hop_ms: int = Field(320, ge=32, le=5000, description="New speech between two partials.")
+    max_segment_s: float = Field(20, ge=5, le=28, description="Longest segment; longer speech is cut at a quiet point.")
+    speech_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which audio counts as speech.")
+
+    # Triton
+    triton_addresses: list[str] = Field(
+        default=[], description='gRPC addresses of running Tritons as JSON, ["host:port"]; none starts one here.'
+    )
+    triton_grpc_port: int = Field(8001, ge=1, le=65535, description="gRPC port of the Triton that is started here.")
+    triton_http_port: int = Field(8003, ge=1, le=65535, description="Its HTTP port.")
+    triton_metrics_port: int = Field(8002, ge=1, le=65535, description="Its metrics port.")
+    triton_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models of that Triton compute.")
+    max_in_flight: int = Field(4, ge=1, le=1024, description="Windows at Triton at once, for each model.")
+    partial_timeout_s: float = Field(2, gt=0, description="After this a partial's window is given up.")
+    final_timeout_s: float = Field(10, gt=0, description="After this a final's window is sent again.")
+    final_deadline_s: float = Field(90, gt=0, description="After this a final is given up.")
+    punctuation_languages: list[str] = Field(default=[], description="Languages that the punctuation model serves.")
+    punctuation_timeout_s: float = Field(0.5, gt=0, description="After this a final goes without its marks.")
+
+    # Stores
+    session_store: str = Field(
+        "", description="memory://, sqlite:///FILE or redis://HOST; empty is SQLite in state_dir."
+    )
+    transcript_store: str = Field(
+        "", description="sqlite:///FILE, mysql://... or postgresql://...; empty is SQLite in state_dir."
+    )
+    store_timeout_s: float = Field(2, gt=0, description="After this a store counts as out of reach.")
+    retention_days: float | None = Field(None, gt=0, description="Transcripts older than this are deleted.")
+
+    # Sessions and limits
+    resume_window_s: float = Field(60, ge=1, le=86400, description="How long a broken session can be resumed.")
+    idle_timeout_s: float = Field(60, gt=0, description="A connection that sends nothing for so long is closed.")
+    max_session_s: float = Field(4 * 3600, gt=0, description="Longest connection.")
+    max_sessions: int = Field(200, ge=1, description="Sessions at once in each process; beyond it clients get 503.")
+    max_final_delay_s: float = Field(2, gt=0, description="Finals later than this: new sessions get 503.")
+    max_frame_bytes: int = Field(1 << 18, ge=1024, le=1 << 24, description="Largest WebSocket message.")
+    max_controls_per_s: float = Field(20, gt=0, description="Text messages a connection may send, with bursts of 3 s.")
+    max_outbox: int = Field(256, ge=8, description="Messages that may wait for a client that does not read.")
+    send_timeout_s: float = Field(20, gt=0, description="A client that takes no byte for so long is cut off.")
+    drain_s: float = Field(8, gt=0, le=600, description="Longest time from SIGTERM to exit.")
+
+    # Access
+    keys_file: Path | None = Field(
+        None, description="API keys, hashed; made by `starling keys`. None: no keys asked for."
+    )
+    allow_no_keys: bool = Field(False, description="Listen on other addresses than loopback without keys.")
+    allowed_origins: list[str] = Field(
+        default=[], description="Origins of web pages that may connect, as JSON; * is any."
+    )
+    telephony_without_keys: bool = Field(True, description="Serve /ws/transcribe/{id} where no keys are asked for.")
+
+    # Watching it
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: readable on a terminal.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_transcripts: bool = Field(False, description="Write what was said into the log.")
+    otlp_endpoint: str = Field("", description="OpenTelemetry collector for traces; empty sends none.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together: set both or neither")
+        served = {code for codes in self.models.values() for code in codes}
+        if self.default_language not in served:
+            known = ", ".join(sorted(served))
+            raise ValueError(f"default_language: no model serves {self.default_language!r}; choose one of {known}")
+        return self
+
+    @property
+    def languages(self) -> frozenset[str]:
+        """Every language that clients may ask for."""
+        return frozenset(code for codes in self.models.values() for code in codes)
+
+    @property
+    def session_store_url(self) -> str:
+        """With the default filled in."""
+        return self.session_store or f"sqlite:///{self.state_dir.expanduser().absolute() / 'sessions.sqlite'}"
+
+    @property
+    def transcript_store_url(self) -> str:
+        """With the default filled in."""
+        return self.transcript_store or f"sqlite:///{self.state_dir.expanduser().absolute() / 'transcripts.sqlite'}"
+
+    @property
+    def policy(self) -> Policy:
+        """What of this concerns the session core."""
+        return Policy(
+            speech_threshold=self.speech_threshold,
+            silence_threshold=max(0.01, self.speech_threshold - 0.15),
+            hop_windows=max(1, round(self.hop_ms * 16 / VAD_WINDOW)),
+            max_segment_s=self.max_segment_s,
+        )
+
+
+def load(**overrides: object) -> Settings:
+    """Reads the settings from the environment.
+
+    Raises:
+        ConfigError: a value is out of range or does not fit with another.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = "_".join(map(str, problem["loc"][:1])) or "settings"
+            shown = name if name.isupper() else f"STARLING_{name.upper()}"
+            lines.append(
+                f"{shown if name != 'settings' else 'settings'}: {problem['msg'].removeprefix('Value error, ')}"
+            )
+        raise ConfigError("; ".join(lines)) from None
+
+
+def describe() -> list[tuple[str, str, str]]:
+    """Name in the environment, default and meaning of every setting, for the documentation."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        rows.append((f"STARLING_{name.upper()}", "" if default is None else str(default), field.description or ""))
+    return rows
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can only be reached from this machine."""
+    return host in ("localhost", "::1") or host.startswith("127.") or os.path.isabs(host)

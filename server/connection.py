@@ -1,0 +1,246 @@
+"""One WebSocket on `/stream`: frames in, messages out, and the ways it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import structlog
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
+
+from server.config import Settings
+from server.live import LiveSession
+from server.metrics import Metrics
+from server.outbox import Outbox, Outgoing
+from server.protocol import stream
+from server.protocol.close import CloseCode, Closing
+from server.registry import Identity, Registry
+from server.session.messages import Error, Message, Partial
+from server.session.session import TooManyMarksError
+from server.session.settings import SessionSettings
+from session_store.base import Final
+
+log = structlog.get_logger(__name__)
+
+ERROR_CLOSES = frozenset({CloseCode.REVOKED, CloseCode.INTERNAL, CloseCode.OVERLOADED})
+"""Standard codes before which an `error` message gives the same fact; so does every one from 4000 on."""
+
+CONTROL_BURST_S = 3.0
+LAST_WORDS_S = 2.0
+"""How long the last messages of a connection that is being closed may take."""
+
+
+class Connection:
+    """Speaks `/stream` on one socket, for one session."""
+
+    def __init__(
+        self, socket: ServerConnection, identity: Identity, registry: Registry, settings: Settings, metrics: Metrics
+    ) -> None:
+        self._socket = socket
+        self._identity = identity
+        self._registry = registry
+        self._settings = settings
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(settings.max_outbox)
+        self._live: LiveSession | None = None
+        self._heard = self._loop.time()
+        self._opened = self._heard
+        self._controls = settings.max_controls_per_s * CONTROL_BURST_S
+        self._controls_at = self._heard
+        self._seconds_per_byte = 0.0
+        self._first_seen_seq = -1
+
+    async def run(self) -> None:
+        """Serves the connection until it is closed."""
+        writer = self._loop.create_task(self._write(), name="connection writer")
+        self._watchdog = self._loop.call_later(self._settings.idle_timeout_s, self._watch)
+        for_good = False
+        try:
+            await self._read()
+        except ConnectionClosedOK as closed:
+            for_good = closed.rcvd is not None and closed.rcvd.code == CloseCode.NORMAL
+        except ConnectionClosed:
+            pass
+        except Closing as closing:
+            self._outbox.close(closing)
+            await writer
+        except Exception as fault:
+            self._metrics.faults.labels("connection").inc()
+            log.error("connection failed", exc_info=fault)
+            self._outbox.close(Closing(CloseCode.INTERNAL, "internal fault: resume the session", retry_after_ms=500))
+            await writer
+        finally:
+            self._watchdog.cancel()
+            if self._live is not None:
+                self._registry.leave(self._live, self._outbox, for_good=for_good)
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            self._log_end()
+
+    # --- reading
+
+    async def _read(self) -> None:
+        live = self._live = await self._open(await self._socket.recv())
+        session = live.session
+        width = {"pcm_s16le": 2, "pcm_f32le": 4}.get(session.settings.encoding, 1)
+        self._seconds_per_byte = 1 / (width * session.settings.sample_rate)
+        while True:
+            frame = await self._socket.recv()
+            self._heard = self._loop.time()
+            if isinstance(frame, bytes):
+                self._audio(live, frame)
+            else:
+                self._control(live, frame)
+            if not session.wants_audio:
+                await live.room()
+
+    async def _open(self, first: str | bytes) -> LiveSession:
+        """Understands the first message and begins or resumes the session that it asks for."""
+        self._heard = self._loop.time()
+        request = stream.Start() if isinstance(first, bytes) else self._parse(first)
+        if isinstance(request, stream.Resume):
+            return await self._registry.resume(request, self._identity, self._outbox)
+        defaults = {
+            "language": self._settings.default_language,
+            "endpoint_silence_ms": self._settings.endpoint_silence_ms,
+        }
+        chosen = request.values if isinstance(request, stream.Start) else {}
+        live = await self._registry.begin(SessionSettings(**{**defaults, **chosen}), self._identity, self._outbox)
+        self._metrics.opened.labels("stream").inc()
+        if isinstance(first, bytes):
+            self._audio(live, first)
+        elif isinstance(request, stream.Start):
+            self._complain(request)
+        else:
+            self._obey(live, request)
+        return live
+
+    def _audio(self, live: LiveSession, frame: bytes) -> None:
+        self._metrics.frames.inc()
+        self._metrics.audio.inc(len(frame) * self._seconds_per_byte)
+        live.audio(frame)
+
+    def _control(self, live: LiveSession, text: str) -> None:
+        if live.session.is_ending:
+            return
+        self._count_control()
+        self._obey(live, self._parse(text))
+
+    def _obey(self, live: LiveSession, request: stream.Request) -> None:
+        session = live.session
+        try:
+            match request:
+                case stream.Start(language_only=True):
+                    self._complain(request)
+                    if "language" in request.values:
+                        live.do(session.set_language, request.values["language"])
+                case stream.Start():
+                    raise Closing(CloseCode.INVALID, 'type: "start" must be the first message; it came again')
+                case stream.Resume():
+                    raise Closing(CloseCode.INVALID, 'type: "resume" must be the first message')
+                case stream.Finalize():
+                    live.do(session.finalize, request.id, live.now())
+                case stream.End():
+                    live.do(session.end, live.now())
+                case stream.KeepAlive():
+                    pass
+        except TooManyMarksError as error:
+            self._outbox.put(Error(CloseCode.INVALID, str(error), recoverable=True, retry_after_ms=1000))
+
+    def _parse(self, text: str) -> stream.Request:
+        try:
+            return stream.parse(text, self._settings.languages)
+        except stream.InvalidMessageError as error:
+            raise Closing(CloseCode.INVALID, str(error)) from None
+
+    def _complain(self, request: stream.Start) -> None:
+        for complaint in request.complaints:
+            self._outbox.put(Error(CloseCode.INVALID, complaint, recoverable=True))
+
+    def _count_control(self) -> None:
+        """A token bucket: bursts pass, a flood does not."""
+        rate = self._settings.max_controls_per_s
+        allowance = self._controls + (self._heard - self._controls_at) * rate
+        self._controls = min(allowance, rate * CONTROL_BURST_S) - 1
+        self._controls_at = self._heard
+        if self._controls < 0:
+            raise Closing(CloseCode.REVOKED, f"more than {rate:g} control messages a second: send fewer")
+
+    def _watch(self) -> None:
+        """Closes a connection that has gone silent or has lasted too long; else looks again when it next may."""
+        now = self._loop.time()
+        silent = now - self._heard
+        waits = self._live is not None and not self._live.session.wants_audio
+        if silent >= self._settings.idle_timeout_s and not waits:
+            limit = self._settings.idle_timeout_s
+            self._outbox.close(Closing(CloseCode.IDLE, f"nothing received for {limit:g} s: send audio or keepalive"))
+        elif now - self._opened >= self._settings.max_session_s:
+            self._outbox.close(Closing(CloseCode.REVOKED, "the longest connection time has passed: resume the session"))
+        else:
+            wait = self._settings.idle_timeout_s if waits else self._settings.idle_timeout_s - silent
+            self._watchdog = self._loop.call_later(max(wait, 0.01), self._watch)
+
+    # --- writing
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                outgoing = await self._outbox.get()
+                async with asyncio.timeout(self._settings.send_timeout_s):
+                    await self._socket.send(stream.encode(outgoing.message))
+                self._observe(outgoing)
+        except TimeoutError:
+            await self._close(Closing(CloseCode.NOT_READING, "the client takes no bytes: read faster"), abort=True)
+        except Closing as closing:
+            await self._close(closing, abort=closing.code is CloseCode.NOT_READING)
+        except ConnectionClosed:
+            pass
+
+    async def _close(self, closing: Closing, *, abort: bool) -> None:
+        """Says why, then closes; a client that does not read is cut off if that takes too long."""
+        self._metrics.closes.labels(int(closing.code)).inc()
+        try:
+            async with asyncio.timeout(LAST_WORDS_S if abort else self._settings.send_timeout_s):
+                if closing.code >= CloseCode.INVALID or closing.code in ERROR_CLOSES:
+                    error = Error(
+                        closing.code, closing.message, recoverable=False, retry_after_ms=closing.retry_after_ms
+                    )
+                    with suppress(ConnectionClosed):
+                        await self._socket.send(stream.encode(error))
+                await self._socket.close(closing.code, closing.reason)
+        except TimeoutError:
+            self._socket.transport.abort()
+
+    def _observe(self, outgoing: Outgoing) -> None:
+        message = outgoing.message
+        self._metrics.messages.labels(_kind(message)).inc()
+        if outgoing.since is None:
+            return
+        delay = max(0.0, self._loop.time() - outgoing.since)
+        if isinstance(message, Final):
+            self._metrics.final_lag.observe(delay)
+        elif isinstance(message, Partial):
+            self._metrics.partial_lag.observe(delay)
+            if message.seq != self._first_seen_seq:
+                self._first_seen_seq = message.seq
+                self._metrics.first_partial.observe(delay)
+
+    def _log_end(self) -> None:
+        live = self._live
+        if live is None:
+            log.info("connection closed without a session", code=self._socket.close_code)
+            return
+        log.info(
+            "connection closed",
+            session=live.session_id,
+            code=self._socket.close_code,
+            seconds=round(self._loop.time() - self._opened, 1),
+            audio_s=round(live.session.audio_seconds, 1),
+            finals=live.finals,
+        )
+
+
+def _kind(message: Message) -> str:
+    return type(message).__name__.lower()

@@ -1,0 +1,338 @@
+"""A session at work: carries out the core's commands and brings it the answers.
+
+It outlives its connections. While none is attached, decodes go on and finals are stored; a new connection may attach
+until the resume window has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from server.audio.vad import VadOverloadedError, VadService, VadState
+from server.inference.service import Inference
+from server.metrics import Metrics
+from server.outbox import Outbox, Outgoing
+from server.protocol.close import CloseCode, Closing
+from server.session.commands import (
+    Cancel,
+    Command,
+    Decode,
+    DetectVoice,
+    DropPartial,
+    Finish,
+    Punctuate,
+    Send,
+    Store,
+    WantPartial,
+)
+from server.session.messages import Error, Partial
+from server.session.segment import Hypothesis
+from server.session.session import Session
+from session_store.base import (
+    Final,
+    SessionStore,
+    StaleOwnerError,
+    StoreError,
+    TranscriptStore,
+    UnknownSessionError,
+)
+
+log = structlog.get_logger(__name__)
+
+STORE_RETRY_S = (0.1, 0.25, 0.5, 1.0)
+"""Waits between tries to reach a store; the last one repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What all sessions of a process share."""
+
+    vad: VadService
+    inference: Inference
+    sessions: SessionStore
+    transcripts: TranscriptStore
+    metrics: Metrics
+    ttl_s: float
+    """How long the stored state lives after the last sign of its owner."""
+
+
+class LiveSession:
+    """One session with all that is under way for it."""
+
+    def __init__(self, session: Session, session_id: str, fence: int, parts: Parts) -> None:
+        self.session = session
+        self.session_id = session_id
+        self.fence = fence
+        self.outbox: Outbox | None = None
+        self.is_over = False
+        """Ended, failed or taken over: nothing more will come of it."""
+        self.on_over: Callable[[LiveSession], None] = lambda live: None
+        self.finals = 0
+        self._parts = parts
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stores: deque[Store | Finish] = deque()
+        self._storing: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._moved = asyncio.Event()
+        """Set whenever something has happened."""
+
+    # --- what a connection does
+
+    @property
+    def language(self) -> str:
+        """For ranking in the scheduler: the language of the open speech."""
+        return self.session.language
+
+    def attach(self, outbox: Outbox) -> None:
+        """Sends to this connection from now on; an older one is closed."""
+        if self.outbox is not None:
+            self.outbox.close(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+        self.outbox = outbox
+
+    def detach(self, outbox: Outbox) -> bool:
+        """The connection is gone; false where it had been replaced already."""
+        if self.outbox is not outbox:
+            return False
+        self.outbox = None
+        self._room.set()
+        return True
+
+    def audio(self, data: bytes) -> None:
+        """Takes one frame."""
+        self.do(self.session.audio, data, self._loop.time())
+
+    def do(self, event: Callable[..., list[Command]], *arguments: Any) -> None:
+        """Brings the core an event and carries out what it wants; a fault ends the connection, not the process."""
+        if self.is_over:
+            return
+        try:
+            for command in event(*arguments):
+                self._carry_out(command)
+        except Closing:
+            raise
+        except Exception as fault:
+            self.fail(fault, "session")
+        self._moved.set()
+        if self.session.wants_audio:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    async def owed_nothing(self) -> None:
+        """Waits until no final is due and all that is due to the stores is in them."""
+        while not self.is_over and (self.session.owes or self._stores):
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def room(self) -> None:
+        """Waits until more audio is wanted."""
+        await self._room.wait()
+
+    def now(self) -> float:
+        """The clock that all events of this session are given."""
+        return self._loop.time()
+
+    def fail(self, fault: BaseException, where: str) -> None:
+        """Something broke that should not: the client may resume from what is stored."""
+        self._parts.metrics.faults.labels(where).inc()
+        log.error("session failed", session=self.session_id, where=where, exc_info=fault)
+        self.over(Closing(CloseCode.INTERNAL, "internal fault: resume the session", retry_after_ms=500))
+
+    def over(self, closing: Closing | None) -> None:
+        """Lets go of everything; the session object is of no more use."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self._parts.inference.forget(self)
+        for task in (*self._tasks, *([self._storing] if self._storing else [])):
+            if task is not asyncio.current_task():
+                task.cancel()
+        if self.outbox is not None and closing is not None:
+            self.outbox.close(closing)
+        self._room.set()
+        self._moved.set()
+        self.on_over(self)
+
+    async def touch(self) -> None:
+        """Keeps the stored state alive, and notices when another process has taken the session over."""
+        if self.is_over or self._stores:
+            return
+        try:
+            with suppress(UnknownSessionError):
+                await self._parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=self._parts.ttl_s)
+        except StaleOwnerError:
+            self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+        except StoreError as error:
+            log.warning("session store out of reach", session=self.session_id, error=str(error))
+
+    # --- what inference does (server.inference.service.PartialSource)
+
+    def take_partial(self) -> Decode | None:
+        """The newest window for a partial."""
+        return None if self.is_over else self.session.take_partial(self._loop.time())
+
+    def on_hypothesis(self, job: int, hypothesis: Hypothesis) -> None:
+        """Words for a window."""
+        self.do(self.session.hypothesis, job, hypothesis, self._loop.time())
+
+    def on_decode_failed(self, job: int, reason: str) -> None:
+        """No words for a window, ever."""
+        log.warning("decode failed", session=self.session_id, reason=reason)
+        self.do(self.session.decode_failed, job, reason, self._loop.time())
+
+    # --- carrying out commands
+
+    def _carry_out(self, command: Command) -> None:
+        inference = self._parts.inference
+        match command:
+            case Send():
+                self._send(command)
+            case DetectVoice():
+                self._spawn(self._detect(command), "voice activity")
+            case WantPartial():
+                inference.want_partial(self, command.since, self.language)
+            case Decode():
+                inference.decode(self, command)
+            case DropPartial():
+                inference.drop_partial(self)
+            case Cancel():
+                inference.cancel(self, command.job)
+            case Punctuate():
+                self._spawn(self._punctuate(command), "punctuation")
+            case Store() | Finish():
+                self._stores.append(command)
+                if self._storing is None:
+                    self._storing = self._loop.create_task(self._store_all(), name=f"store {self.session_id}")
+
+    def _send(self, command: Send) -> None:
+        message = command.message
+        if isinstance(message, Final):
+            self.finals += 1
+        if isinstance(message, Partial):
+            self._spawn_quietly(self._parts.sessions.publish_partial(self.session_id, message.text, message.seq))
+        if self.outbox is not None:
+            self.outbox.put(message, command.since)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], where: str) -> None:
+        task = self._loop.create_task(work, name=f"{where} {self.session_id}")
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._spawned(done, where))
+
+    def _spawned(self, task: asyncio.Task[None], where: str) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            self.fail(fault, where)
+
+    def _spawn_quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        """For what is best effort: a failure is logged where it happens often enough to matter, and forgotten."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+
+        def finished(done: asyncio.Task[None]) -> None:
+            self._tasks.discard(done)
+            if not done.cancelled() and done.exception() is not None:
+                self._parts.metrics.store_errors.labels("publish_partial").inc()
+
+        task.add_done_callback(finished)
+
+    async def _detect(self, command: DetectVoice) -> None:
+        state = command.state if isinstance(command.state, VadState) else VadState.initial()
+        asked = self._loop.time()
+        try:
+            probabilities, after = await self._parts.vad.detect(state, command.samples)
+        except VadOverloadedError as error:
+            self.over(Closing(CloseCode.OVERLOADED, f"overloaded: {error}", retry_after_ms=2000))
+            return
+        now = self._loop.time()
+        self._parts.metrics.vad.observe(now - asked)
+        self.do(self.session.voice, command.epoch, probabilities.tolist(), after, now)
+
+    async def _punctuate(self, command: Punctuate) -> None:
+        text = await self._parts.inference.punctuate(command.text, command.context, command.language)
+        self.do(self.session.punctuated, command.job, text, self._loop.time())
+
+    # --- stores: strictly in order, tried until they answer
+
+    async def _store_all(self) -> None:
+        try:
+            while self._stores:
+                command = self._stores[0]
+                if not await self._store_surely(command):
+                    return
+                self._stores.popleft()
+                if isinstance(command, Store):
+                    self.do(self.session.stored, command.ticket, self._loop.time())
+                else:
+                    self.over(Closing(CloseCode.NORMAL, ""))
+        except Exception as fault:
+            self.fail(fault, "store")
+        finally:
+            self._storing = None
+
+    async def _store_surely(self, command: Store | Finish) -> bool:
+        """Tries until the store has it; false where the session belongs to somebody else by now."""
+        tries = 0
+        while not self.is_over:
+            started = self._loop.time()
+            try:
+                await (self._store(command) if isinstance(command, Store) else self._finish(command))
+            except StaleOwnerError:
+                self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+            except StoreError as error:
+                self._parts.metrics.store_errors.labels("save").inc()
+                if tries == 1:
+                    self._report_store(error)
+                wait = STORE_RETRY_S[min(tries, len(STORE_RETRY_S) - 1)]
+                tries += 1
+                await asyncio.sleep(wait)
+            else:
+                self._parts.metrics.store_seconds.labels("save").observe(self._loop.time() - started)
+                return True
+        return False
+
+    def _report_store(self, error: StoreError) -> None:
+        log.warning("store out of reach", session=self.session_id, error=str(error))
+        if self.outbox is not None:
+            text = "the transcript store is out of reach: finals wait until it is back, keep your audio"
+            self.outbox.put(Error(CloseCode.INTERNAL, text, recoverable=True, retry_after_ms=1000))
+
+    async def _store(self, command: Store) -> None:
+        parts = self._parts
+        if command.final is not None:
+            # The fence first: an owner that was replaced must not write a final that its successor would not.
+            with suppress(UnknownSessionError):
+                await parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=parts.ttl_s)
+            try:
+                await parts.transcripts.append(self.session_id, command.final)
+            except UnknownSessionError:
+                await self.register()
+                await parts.transcripts.append(self.session_id, command.final)
+            await parts.sessions.publish_final(self.session_id, command.final)
+        await parts.sessions.save(command.state, fence=self.fence, ttl_s=parts.ttl_s)
+
+    async def register(self) -> None:
+        """Gives the session its line in the transcript store."""
+        state, settings = self.session.state(), self.session.settings
+        await self._parts.transcripts.open_session(
+            self.session_id, label=settings.session_label, language=settings.language, key_id=state.key_id
+        )
+
+    async def _finish(self, command: Finish) -> None:
+        with suppress(UnknownSessionError):
+            await self._parts.transcripts.end_session(self.session_id, audio_seconds=command.audio_seconds)
+        await self._parts.sessions.delete(self.session_id, fence=self.fence)
+
+    async def replay(self, outbox: Outbox, first: list[Outgoing], last_seq: int) -> None:
+        """Brings a resumed connection up to date: `first`, the stored finals after `last_seq`, then what is live."""
+        finals = await self._parts.transcripts.finals(self.session_id, after=last_seq)
+        sent = finals[-1].seq if finals else last_seq
+        outbox.release([*first, *map(Outgoing, finals)], sent)

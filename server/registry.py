@@ -1,0 +1,261 @@
+"""The sessions of this process: beginning, resuming, expiring and draining them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import socket
+from dataclasses import dataclass
+
+import structlog
+
+from server.config import Settings
+from server.live import LiveSession, Parts
+from server.outbox import Outbox, Outgoing
+from server.protocol.close import CloseCode, Closing
+from server.protocol.stream import Resume
+from server.session.messages import Error, Opened
+from server.session.session import Session
+from server.session.settings import SessionSettings
+from session_store.base import Claimed, Expired, SessionState, StoreError, UnknownSessionError
+
+log = structlog.get_logger(__name__)
+
+TOUCHES_PER_WINDOW = 4
+"""How often within the resume window the stored state is told that its owner lives."""
+
+EXPIRY_GRACE_S = 5.0
+"""Beyond the resume window, before another process closes a session out: its owner may still hold its last words."""
+
+SWEEP_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who is asking: the key's id, empty where no keys are asked for."""
+
+    key_id: str = ""
+
+
+class Registry:
+    """All live sessions of one process."""
+
+    def __init__(self, parts: Parts, settings: Settings) -> None:
+        self._parts = parts
+        self._settings = settings
+        self._live: dict[str, LiveSession] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}
+        self._owner = f"{socket.gethostname()}/{secrets.token_hex(4)}"
+        self._ticker: asyncio.Task[None] | None = None
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def sessions(self) -> list[LiveSession]:
+        """Those alive at the moment."""
+        return list(self._live.values())
+
+    def start(self) -> None:
+        """Begins to look after the sessions."""
+        self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="session upkeep")
+
+    async def close(self) -> None:
+        """Lets go of all sessions; what is stored of them can be resumed elsewhere."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        for live in self.sessions:
+            live.over(Closing(CloseCode.DRAINING, "the server is going down: resume the session elsewhere"))
+
+    # --- beginning and resuming
+
+    async def begin(self, settings: SessionSettings, identity: Identity, outbox: Outbox) -> LiveSession:
+        """Begins a session and sends its first message."""
+        session_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
+        state = SessionState(session_id, _hash(secret), identity.key_id, settings.to_json())
+        try:
+            fence = await self._parts.sessions.create(state, owner=self._owner, ttl_s=self._parts.ttl_s)
+        except StoreError as error:
+            raise _store_gone(error) from error
+        session = Session(state, settings, self._settings.policy)
+        live = self._add(LiveSession(session, session_id, fence, self._parts))
+        try:
+            await live.register()
+        except StoreError as error:
+            log.warning("transcript store out of reach", session=session_id, error=str(error))
+        live.attach(outbox)
+        outbox.put(self._opened(live, f"{session_id}.{secret}", resumed=False))
+        return live
+
+    async def resume(self, request: Resume, identity: Identity, outbox: Outbox) -> LiveSession:
+        """Continues a session, on whichever server it was, and brings the connection up to date.
+
+        Raises:
+            Closing: the session cannot be resumed, or cannot be resumed just now.
+        """
+        session_id, _, secret = request.token.partition(".")
+        live: LiveSession | None = None
+        outcome = "error"
+        try:
+            claimed = await self._claim(session_id, secret, identity)
+            live, outcome = self._take(claimed, request, outbox)
+            opened = Outgoing(self._opened(live, request.token, resumed=True))
+            await live.replay(outbox, [opened], request.last_seq)
+        except StoreError as error:
+            if live is not None:
+                self.leave(live, outbox, for_good=False)
+            raise _store_gone(error) from error
+        except Closing as closing:
+            outcome = closing.code.name.lower()
+            raise
+        finally:
+            self._parts.metrics.resumes.labels(outcome).inc()
+        log.info("session resumed", session=session_id, by=outcome, from_offset=request.from_offset)
+        return live
+
+    def _take(self, claimed: Claimed, request: Resume, outbox: Outbox) -> tuple[LiveSession, str]:
+        """Attaches the connection to the session as this process holds it, if nobody else has had it since; else to
+        the session as the store knows it."""
+        session_id = claimed.state.session_id
+        local = self._live.get(session_id)
+        outbox.hold()
+        self._cancel_expiry(session_id)
+        if local is not None and not local.is_over and local.fence + 1 == claimed.fence:
+            local.fence = claimed.fence
+            local.attach(outbox)
+            local.do(local.session.reattach, request.from_offset, local.now())
+            return local, "same process"
+        if local is not None:
+            local.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+        settings = SessionSettings.from_json(claimed.state.settings)
+        session = Session(claimed.state, settings, self._settings.policy, from_offset=request.from_offset)
+        live = self._add(LiveSession(session, session_id, claimed.fence, self._parts))
+        live.attach(outbox)
+        return live, "from store"
+
+    async def _claim(self, session_id: str, secret: str, identity: Identity) -> Claimed:
+        """Checks the token, then takes the session: who has no token must not disturb its owner."""
+        given = _hash(secret)
+        known = await self._parts.sessions.peek(session_id) if session_id else None
+        if known is None or not _allows(known, given, identity):
+            raise Closing(CloseCode.NO_SESSION, "there is no session with this token: start a new one")
+        claimed = None
+        if isinstance(known, SessionState):
+            claimed = await self._parts.sessions.claim(session_id, owner=self._owner, ttl_s=self._parts.ttl_s)
+        if not isinstance(claimed, Claimed):
+            raise Closing(CloseCode.WINDOW_PASSED, "the session's resume window has passed: start a new one")
+        return claimed
+
+    def _opened(self, live: LiveSession, token: str, *, resumed: bool) -> Opened:
+        settings = live.session.settings
+        return Opened(
+            session_id=live.session_id,
+            token=token,
+            resumed=resumed,
+            language=live.session.language,
+            encoding=settings.encoding,
+            sample_rate=settings.sample_rate,
+            audio_offset=live.session.received,
+            next_seq=live.session.next_seq,
+            resume_window_s=self._settings.resume_window_s,
+        )
+
+    def _add(self, live: LiveSession) -> LiveSession:
+        live.on_over = self._forget
+        self._live[live.session_id] = live
+        self._parts.metrics.sessions.set(len(self._live))
+        return live
+
+    def _forget(self, live: LiveSession) -> None:
+        if self._live.get(live.session_id) is live:
+            del self._live[live.session_id]
+            self._cancel_expiry(live.session_id)
+        self._parts.metrics.sessions.set(len(self._live))
+
+    # --- connections that go away
+
+    def leave(self, live: LiveSession, outbox: Outbox, *, for_good: bool) -> None:
+        """A connection is gone. `for_good`: the client said so; else the session can be resumed for a while."""
+        if not live.detach(outbox) or live.is_over:
+            return
+        if for_good or self._settings.resume_window_s <= 0:
+            live.do(live.session.end, live.now())
+            return
+        loop = asyncio.get_running_loop()
+        self._cancel_expiry(live.session_id)
+        self._expiries[live.session_id] = loop.call_later(self._settings.resume_window_s, self._expire, live)
+
+    def _expire(self, live: LiveSession) -> None:
+        """The resume window has passed: what was said last goes into the transcript, the live state goes."""
+        self._expiries.pop(live.session_id, None)
+        if live.outbox is None and not live.is_over:
+            log.info("session expired", session=live.session_id)
+            live.do(live.session.end, live.now())
+
+    def _cancel_expiry(self, session_id: str) -> None:
+        handle = self._expiries.pop(session_id, None)
+        if handle is not None:
+            handle.cancel()
+
+    # --- upkeep
+
+    async def _tick(self) -> None:
+        interval = self._settings.resume_window_s / TOUCHES_PER_WINDOW
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                await asyncio.gather(*(live.touch() for live in self.sessions if live.outbox is not None))
+                await self._close_out()
+            except StoreError as error:
+                log.warning("session store out of reach", error=str(error))
+            except Exception:
+                self._parts.metrics.faults.labels("upkeep").inc()
+                log.exception("session upkeep failed")
+
+    async def _close_out(self) -> None:
+        """Ends sessions whose owner is gone with all it held."""
+        for state in await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=EXPIRY_GRACE_S):
+            rate = SessionSettings.from_json(state.settings).sample_rate
+            try:
+                await self._parts.transcripts.end_session(state.session_id, audio_seconds=state.acked / rate)
+            except UnknownSessionError:
+                continue
+            log.info("session closed out", session=state.session_id)
+
+    def tell_all(self, error: Error) -> None:
+        """Sends every connected client the same news."""
+        for live in self.sessions:
+            if live.outbox is not None:
+                live.outbox.put(error)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Sends clients elsewhere, each as soon as nothing is owed to it, all of them after `timeout_s`."""
+        self.is_draining = True
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        await asyncio.gather(*(self._send_away(live, deadline) for live in self.sessions))
+
+    async def _send_away(self, live: LiveSession, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await live.owed_nothing()
+        except TimeoutError:
+            log.info("session left resumable", session=live.session_id)
+        live.over(Closing(CloseCode.DRAINING, "the server is going down: resume the session elsewhere"))
+
+
+def _hash(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _allows(known: SessionState | Expired, given: bytes, identity: Identity) -> bool:
+    same_token = hmac.compare_digest(known.token_hash, given)
+    return same_token and known.key_id == identity.key_id
+
+
+def _store_gone(error: StoreError) -> Closing:
+    log.warning("session store out of reach", error=str(error))
+    return Closing(CloseCode.OVERLOADED, "the session store is out of reach: try again", retry_after_ms=1000)
