@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.errors import LauncherError
 from launcher.lock import file_lock
 from launcher.paths import Paths
 from launcher.progress import Reporter
+from launcher.repository import ModelPlan, assemble, default_plans
+from launcher.triton import TritonOptions, TritonProcess
 from launcher.triton_env import TritonEnvironment, ensure_environment
 from launcher.weight_pins import ALL_WEIGHTS
 from launcher.weights import ensure_converted, ensure_published
@@ -23,6 +26,24 @@ class Installation:
 
     paths: Paths
     triton: TritonEnvironment
+
+    def triton_process(
+        self, options: TritonOptions | None = None, plans: Sequence[ModelPlan] | None = None
+    ) -> TritonProcess:
+        """Puts the model repository together in the state folder and returns a Triton on it, not started yet.
+
+        Args:
+            options: ports and limits.
+            plans: what to serve; every model whose weights are here when None.
+
+        Raises:
+            LauncherError: there is nothing to serve.
+        """
+        options = options or TritonOptions()
+        if plans is None:
+            plans = default_plans(self.paths, device="cuda" if options.gpu else "cpu")
+        repository = assemble(self.paths.source / "triton_models", self.paths.repository, plans)
+        return TritonProcess(self.triton, repository, self.paths.state, self.paths.source, options)
 
 
 def set_up(paths: Paths, reporter: Reporter) -> Installation:

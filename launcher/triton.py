@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,21 @@ class TritonOptions:
     ready_timeout_s: float = 180.0
     exit_timeout_s: int = 5
     log_bytes: int = 10_000_000
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> TritonOptions:
+        """The ports that `STARLING_TRITON_{HTTP,GRPC,METRICS}_PORT` name; the defaults for the rest.
+
+        Raises:
+            LauncherError: one of them is not a port number.
+        """
+        env = os.environ if environment is None else environment
+        default = cls()
+        return cls(
+            http_port=_port(env, "STARLING_TRITON_HTTP_PORT", default.http_port),
+            grpc_port=_port(env, "STARLING_TRITON_GRPC_PORT", default.grpc_port),
+            metrics_port=_port(env, "STARLING_TRITON_METRICS_PORT", default.metrics_port),
+        )
 
     @property
     def grpc_url(self) -> str:
@@ -326,3 +342,10 @@ def _reason(log: str) -> str:
             text = re.sub(r"^[EWI]\d{4} \S+ \d+ \S+\] ", "", found[0]).strip()
             return text.strip('"')[:400]
     return next((line.strip()[:400] for line in reversed(lines) if line.strip()), "it printed nothing")
+
+
+def _port(env: Mapping[str, str], setting: str, default: int) -> int:
+    text = env.get(setting) or str(default)
+    if not (text.isdecimal() and 0 < int(text) < 65536):
+        raise LauncherError(f"{setting}={text} is not a port", "give a number from 1 to 65535")
+    return int(text)

@@ -19,7 +19,8 @@ from launcher.base_python import SETTING, SUPPORTED, BasePython, choose_base_pyt
 from launcher.errors import LauncherError
 from launcher.paths import Paths
 from launcher.progress import Reporter
-from launcher.wheels import WheelPin, pip_error
+from launcher.venv import create_venv, install_locked
+from launcher.wheels import WheelPin
 
 PYTRITON = WheelPin(
     "nvidia-pytriton", "0.7.0", "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df", 55_369_373
@@ -30,7 +31,6 @@ STAMP = ".complete"
 MINIMUM_GLIBC = (2, 35)
 STUB = "triton_python_backend_stub"
 DEBIAN_PACKAGES = {"libexpat.so.1": "libexpat1", "libz.so.1": "zlib1g", "libstdc++.so.6": "libstdc++6"}
-_INSTALL_TIMEOUT_S = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +216,11 @@ def _build(paths: Paths, reporter: Reporter, base: BasePython) -> TritonEnvironm
     root.parent.mkdir(parents=True, exist_ok=True)
     environment = TritonEnvironment(root, base.version, base.library_path)
     reporter.step(f"making Triton's Python {base.version} environment in {root}")
-    made = subprocess.run(
-        [str(base.executable), "-m", "venv", str(root)], capture_output=True, text=True, timeout=300, check=False
-    )
-    if made.returncode != 0:
-        if "ensurepip" in made.stdout + made.stderr:
-            raise LauncherError(
-                "this Python cannot make virtual environments", "apt-get install python3-venv, then run this again"
-            )
-        last = (made.stderr or made.stdout).strip().splitlines()[-1:] or ["python -m venv failed"]
-        raise LauncherError(f"{root} could not be made", last[0])
-    _install(environment, paths, reporter)
+    create_venv(root, base.executable)
+    server = root / "server.txt"
+    server.write_text(PYTRITON.requirement + "\n")
+    lock = paths.source / "requirements" / "triton.txt"
+    install_locked(environment.python, [lock, server], "Triton's packages", reporter)
     environment.stub.unlink(missing_ok=True)
     environment.stub.symlink_to(Path("../../python_backend_stubs") / base.version / STUB)
     if not environment.stub.exists():
@@ -235,28 +229,3 @@ def _build(paths: Paths, reporter: Reporter, base: BasePython) -> TritonEnvironm
         )
     (root / STAMP).write_text(f"{environment_key(paths, base)}\n")
     return environment
-
-
-def _install(environment: TritonEnvironment, paths: Paths, reporter: Reporter) -> None:
-    wheel = environment.root / "server.txt"
-    wheel.write_text(PYTRITON.requirement + "\n")
-    lists = [paths.source / "requirements" / "triton.txt", wheel]
-    command = [str(environment.python), "-m", "pip", "install", "--no-deps", "--require-hashes", "--no-input"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--progress-bar", "off"]
-    command += [word for file in lists for word in ("-r", str(file))]
-    output: list[str] = []
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for line in process.stdout:
-                output.append(line)
-                if line.lstrip().startswith(("Downloading", "Installing")):
-                    reporter.step(line.strip()[:110])
-            code = process.wait(_INSTALL_TIMEOUT_S)
-        except BaseException:
-            process.kill()
-            raise
-    if code != 0:
-        raise pip_error("Triton's packages", "".join(output))
