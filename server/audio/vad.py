@@ -36,6 +36,10 @@ class VadClosedError(RuntimeError):
     """The service was closed before this audio was looked at."""
 
 
+class VadFailedError(RuntimeError):
+    """The model failed on the batch this audio was in; the cause is chained. Sending it again may work."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class VadState:
     """What the model remembers of a stream. Opaque; never changed in place.
@@ -93,7 +97,7 @@ class VoiceDetector:
         Raises:
             ValueError: a job's samples are no whole number of windows.
         """
-        results: list[Result] = [None] * len(jobs)  # type: ignore[list-item]
+        results: dict[int, Result] = {}
         # Jobs of equal length share a run: padding to one another would cost most where one stream is far longer.
         groups: dict[int, list[int]] = {}
         for index, (_, samples) in enumerate(jobs):
@@ -103,9 +107,8 @@ class VoiceDetector:
             width = _WINDOWS_AT_ONCE // min(max(steps, 1), _STEPS_AT_ONCE)
             for first in range(0, len(members), width):
                 some = members[first : first + width]
-                for index, result in zip(some, self._detect_equal([jobs[i] for i in some], steps), strict=True):
-                    results[index] = result
-        return results
+                results.update(zip(some, self._detect_equal([jobs[index] for index in some], steps), strict=True))
+        return [results[index] for index in range(len(jobs))]
 
     def _detect_equal(self, jobs: Sequence[Job], steps: int) -> list[Result]:
         """Detects in jobs of `steps` windows each."""
@@ -132,20 +135,27 @@ class VoiceDetector:
         return [(speech[row].copy(), VadState(memory[:, row].copy(), context[row].copy())) for row in range(len(jobs))]
 
 
+_Waiting = tuple[Job, asyncio.Future[Result]]
+
+
 class VadService:
-    """Voice activity for many sessions: what waits while a batch is computed is the next batch.
+    """Voice activity for many sessions, computed in one thread: what waits while a batch is computed is the next batch.
+
+    All of its state belongs to the event loop; the thread sees only batches. ONNX Runtime releases the GIL while it
+    computes, so the loop runs on.
 
     Args:
         detector: the model; this service is its only user.
-        gather_ms: how long a first waiting job waits for company; larger batches cost less per window.
-        max_waiting: limit of the windows that wait, over all sessions.
+        gather_ms: how long a first waiting job waits for company. Larger batches cost less per window, and every
+            batch costs two switches between threads.
+        max_waiting: limit of the windows that wait, over all sessions. A single job may be larger.
     """
 
     def __init__(self, detector: VoiceDetector, *, gather_ms: float = 5.0, max_waiting: int = 16384) -> None:
         self._detector = detector
         self._gather_s = gather_ms / 1000
         self._max_waiting = max_waiting
-        self._waiting: list[tuple[Job, asyncio.Future[Result]]] = []
+        self._waiting: list[_Waiting] = []
         self._waiting_windows = 0
         self._thread = ThreadPoolExecutor(1, "voice-activity")
         self._batches: asyncio.Task[None] | None = None
@@ -154,17 +164,23 @@ class VadService:
     async def detect(self, state: VadState, samples: Samples) -> Result:
         """Returns the probabilities of the k windows in `samples`, shape (k * 512,), and the next state.
 
+        `samples` must not change until then. Cancelling the caller harms no other.
+
         Raises:
             ValueError: `samples` is no whole number of windows.
             VadOverloadedError: too many windows wait already.
             VadClosedError: the service is or was closed.
+            VadFailedError: the model failed.
         """
         check_samples(samples)
         if self._closed:
             raise VadClosedError("voice activity is closed")
         windows = samples.size // WINDOW
         if self._waiting and self._waiting_windows + windows > self._max_waiting:
-            raise VadOverloadedError(f"{self._waiting_windows} windows wait for voice activity: send less or slower")
+            raise VadOverloadedError(
+                f"{self._waiting_windows} windows wait for voice activity, the limit is {self._max_waiting}: "
+                "send slower, or to a server with fewer sessions"
+            )
         result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(((state, samples), result))
         self._waiting_windows += windows
@@ -173,38 +189,49 @@ class VadService:
         return await result
 
     async def close(self) -> None:
-        """Lets the batch in work finish, fails what waits, and ends the thread. May be called twice."""
+        """Lets the batch in work finish, fails what waits, and ends the thread. May be called again."""
         self._closed = True
-        self._fail(self._take(), VadClosedError("voice activity was closed"))
+        _fail(self._take(), VadClosedError)
         if self._batches is not None:
-            await self._batches
+            # Not awaited itself: cancelling close() must not cancel the batch that others wait for.
+            await asyncio.wait([self._batches])
         self._thread.shutdown()
 
     async def _run_batches(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             await asyncio.sleep(self._gather_s)
             while batch := self._take():
-                jobs = [job for job, _ in batch]
-                try:
-                    results = await loop.run_in_executor(self._thread, self._detector.detect, jobs)
-                except Exception as error:
-                    self._fail(batch, error)
-                    continue
-                for (_, future), result in zip(batch, results, strict=True):
-                    if not future.done():
-                        future.set_result(result)
+                await self._run(batch)
                 await asyncio.sleep(self._gather_s)
         finally:
+            _fail(self._take(), VadClosedError)
             self._batches = None
 
-    def _take(self) -> list[tuple[Job, asyncio.Future[Result]]]:
+    async def _run(self, batch: list[_Waiting]) -> None:
+        jobs = [job for job, _ in batch]
+        try:
+            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._detector.detect, jobs)
+        except asyncio.CancelledError:
+            # The loop is being torn down.
+            _fail(batch, VadClosedError)
+            raise
+        except Exception as error:
+            _fail(batch, VadFailedError, error)
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)
+
+    def _take(self) -> list[_Waiting]:
         batch = [entry for entry in self._waiting if not entry[1].done()]
         self._waiting, self._waiting_windows = [], 0
         return batch
 
-    @staticmethod
-    def _fail(batch: list[tuple[Job, asyncio.Future[Result]]], error: Exception) -> None:
-        for _, future in batch:
-            if not future.done():
-                future.set_exception(error)
+
+def _fail(batch: Sequence[_Waiting], kind: type[RuntimeError], cause: Exception | None = None) -> None:
+    for _, future in batch:
+        if not future.done():
+            # One exception each: they gather tracebacks in different callers.
+            error = kind(f"voice activity failed: {cause}" if cause else "voice activity was closed")
+            error.__cause__ = cause
+            future.set_exception(error)
