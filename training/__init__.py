@@ -1,0 +1,1 @@
+"""Trains the models that the project makes itself."""

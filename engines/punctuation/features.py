@@ -98,4 +98,3 @@ def pad(batch: Sequence[NDArray[np.int32]], width: int = 0) -> NDArray[np.int32]
     for row, block in zip(stacked, batch, strict=True):
         row[:, : block.shape[1]] = block
     return stacked
-

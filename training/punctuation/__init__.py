@@ -1,0 +1,1 @@
+"""Trains the punctuation model: `python -m training.punctuation.run`."""

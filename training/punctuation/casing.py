@@ -40,12 +40,19 @@ def _bucket(share: Counter[Case]) -> Prior:
         return Prior.MOSTLY_LOWER
     if lower >= 0.02:
         return Prior.MOSTLY_CAPITALISED
-    return Prior.CAPITALISED if share[Case.CAPITALISED] >= share[Case.UPPER] + share[Case.MIXED] else Prior.UPPER_OR_MIXED
+    return (
+        Prior.CAPITALISED if share[Case.CAPITALISED] >= share[Case.UPPER] + share[Case.MIXED] else Prior.UPPER_OR_MIXED
+    )
 
 
 def _spelling(seen: Counter[str]) -> str | None:
     form, count = seen.most_common(1)[0]
     total = sum(seen.values())
-    if case_of(form) != Case.MIXED or not form[0].isalpha() or count < _SPELLING_SEEN or count < _SPELLING_SHARE * total:
+    if (
+        case_of(form) != Case.MIXED
+        or not form[0].isalpha()
+        or count < _SPELLING_SEEN
+        or count < _SPELLING_SHARE * total
+    ):
         return None
     return form

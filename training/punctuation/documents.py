@@ -1,4 +1,4 @@
-"""Cleans documents into labelled units and splits them into training, tuning and test sets, whole documents at a time."""
+"""Cleans documents into labelled units and splits them, whole documents at a time, for training, tuning and testing."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def _label(text: str, lexicon: Lexicon) -> Labelled:
     marked: list[Unit] = []
     for i, unit in enumerate(units):
         goes_on = i + 1 < len(units) and units[i + 1].form[0].islower()
-        marked.append(replace(unit, form=_true_form(unit.form, lexicon), mark=_true_mark(unit, goes_on=goes_on), elided=False))
+        marked.append(
+            replace(unit, form=_true_form(unit.form, lexicon), mark=_true_mark(unit, goes_on=goes_on), elided=False)
+        )
     cases: list[int] = []
     starts = True
     for unit in marked:

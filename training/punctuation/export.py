@@ -43,7 +43,7 @@ def export(tagger: Tagger, path: Path) -> None:
 
 
 def store_in_8_bits(model: onnx.ModelProto) -> None:
-    """Replaces the float weights of `MatMul` and `Gather` nodes by int8 tensors with a `DequantizeLinear` after them."""
+    """Stores the float weights of `MatMul` and `Gather` nodes as int8 tensors with a `DequantizeLinear` after each."""
     graph = model.graph
     uses = {name: node for node in graph.node for name in node.input}
     added: list[onnx.NodeProto] = []
@@ -65,7 +65,9 @@ def _quantised(graph: onnx.GraphProto, name: str, weights: NDArray[np.float32], 
     stored = np.clip(np.rint(weights / spread), -127, 127).astype(np.int8)
     graph.initializer.append(numpy_helper.from_array(stored, name + "_8bit"))
     graph.initializer.append(numpy_helper.from_array(scale, name + "_scale"))
-    zero = helper.make_tensor(name + "_zero", TensorProto.INT8, scale.shape, np.zeros(scale.shape, np.int8).tobytes(), True)
+    zero = helper.make_tensor(
+        name + "_zero", TensorProto.INT8, scale.shape, np.zeros(scale.shape, np.int8).tobytes(), True
+    )
     graph.initializer.append(zero)
     inputs = [name + "_8bit", name + "_scale", name + "_zero"]
     return helper.make_node("DequantizeLinear", inputs, [name], axis=axis, name=name + "_widened")

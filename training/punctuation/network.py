@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.punctuation.features import CASE_HINTS, MARK_HINTS
@@ -16,7 +17,7 @@ WIDTH, HEADS, INNER, POSITIONS = 384, 12, 1536, 512
 """The shape of MiniLM-L6-H384."""
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc, unused-ignore]  # torch is not in the serving environment
     """One post-norm transformer layer as in BERT."""
 
     def __init__(self, dropout: float) -> None:
@@ -41,7 +42,7 @@ class Layer(nn.Module):
         return self.norm_output(hidden + self.dropout(self.narrow(widened)))
 
 
-class Tagger(nn.Module):
+class Tagger(nn.Module):  # type: ignore[misc, unused-ignore]
     """Predicts for every piece the mark after its unit and its unit's own casing."""
 
     def __init__(self, layers: int = 4, vocabulary: int = 30522, dropout: float = 0.1) -> None:
@@ -86,7 +87,7 @@ _NAMES = {
 
 def start_from(encoder: Path, layers: int) -> Tagger:
     """A tagger whose embeddings and first layers come from a BERT checkpoint in safetensors form."""
-    weights = load_file(encoder / "model.safetensors")
+    weights = read_safetensors(encoder / "model.safetensors")
     tagger = Tagger(layers)
     state = tagger.state_dict()
     state["pieces.weight"] = weights["embeddings.word_embeddings.weight"]
@@ -99,3 +100,16 @@ def start_from(encoder: Path, layers: int) -> Tagger:
                 state[f"layers.{layer}.{ours}.{end}"] = weights[f"encoder.layer.{layer}.{theirs}.{end}"]
     tagger.load_state_dict(state)
     return tagger
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The float32 tensors of a safetensors file: a length, a JSON header with offsets, the data."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    tensors: dict[str, Tensor] = {}
+    for name, entry in json.loads(data[8:start]).items():
+        if name != "__metadata__" and entry["dtype"] == "F32":
+            first, last = entry["data_offsets"]
+            values = np.frombuffer(data[start + first : start + last], np.float32).reshape(entry["shape"])
+            tensors[name] = torch.from_numpy(values.copy())
+    return tensors

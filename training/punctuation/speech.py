@@ -66,21 +66,19 @@ def misheard(segment: Segment, words: Sequence[str], rng: random.Random) -> Segm
     """
     rate = 0.0 if rng.random() < 0.5 else rng.uniform(0.01, 0.08)
     respell = rng.random() < 0.4
-    units: list[Unit] = []
-    cases: list[int] = []
+    heard: list[tuple[Unit, int]] = []
     for unit, case in zip(segment.truth, segment.cases, strict=True):
         spoken = _respelt(unit) if respell else None
         if spoken is not None:
-            units += spoken
-            cases += [int(Case.LOWER)] * len(spoken)
+            heard += [(word, int(Case.LOWER)) for word in spoken]
         elif unit.last and not unit.lead and not unit.trail and rng.random() < rate:
-            _mishear(unit, case, units, cases, words, rng)
+            _mishear(unit, case, heard, words, rng)
         else:
-            units.append(unit)
-            cases.append(case)
-    if not units:
+            heard.append((unit, case))
+    if not heard:
         return segment
-    return replace(segment, truth=tuple(units), cases=tuple(cases))
+    units, cases = zip(*heard, strict=True)
+    return replace(segment, truth=units, cases=cases)
 
 
 def _respelt(unit: Unit) -> list[Unit] | None:
@@ -94,26 +92,23 @@ def _respelt(unit: Unit) -> list[Unit] | None:
     return [*(Unit(word) for word in said[:-1]), replace(unit, form=said[-1])]
 
 
-def _mishear(
-    unit: Unit, case: int, units: list[Unit], cases: list[int], words: Sequence[str], rng: random.Random
-) -> None:
+def _mishear(unit: Unit, case: int, heard: list[tuple[Unit, int]], words: Sequence[str], rng: random.Random) -> None:
+    """Appends what is heard instead of a unit: nothing, the unit twice, a word that sounds alike, or any word."""
     kind = rng.random()
-    if kind < 0.35 and units and units[-1].last:
-        if unit.mark > units[-1].mark:
-            units[-1] = replace(units[-1], mark=unit.mark)
+    if kind < 0.35 and heard and heard[-1][0].last:
+        before, before_case = heard[-1]
+        heard[-1] = (replace(before, mark=max(unit.mark, before.mark)), before_case)
         return
     alike = SOUND_ALIKE.get(unit.form.lower())
     if kind < 0.55:
-        units.append(replace(unit, mark=Mark.NONE))
-        cases.append(case)
+        heard.append((replace(unit, mark=Mark.NONE), case))
         unit = replace(unit, form=unit.form if case else unit.form.lower())
     elif alike:
-        unit, case = replace(unit, form=rng.choice(alike)), int(Case.LOWER)
-        unit = replace(unit, form="I") if unit.form == "i" else unit
+        form = rng.choice(alike)
+        unit, case = replace(unit, form="I" if form == "i" else form), int(Case.LOWER)
     elif kind < 0.75:
         unit, case = replace(unit, form=rng.choice(words)), -1
-    units.append(unit)
-    cases.append(case)
+    heard.append((unit, case))
 
 
 def transcribed(segment: Segment, rng: random.Random) -> tuple[Unit, ...]:
@@ -152,7 +147,9 @@ def _heard_mark(unit: Unit, trust: float, rng: random.Random, *, at_end: bool) -
         return _draw(_CONFUSIONS_AT_END[unit.mark], rng)
     if unit.mark == Mark.NONE:
         wrong = rng.random()
-        return int(Mark.COMMA if wrong < 0.03 * (1 - trust) else Mark.STOP if wrong < 0.035 * (1 - trust) else Mark.NONE)
+        return int(
+            Mark.COMMA if wrong < 0.03 * (1 - trust) else Mark.STOP if wrong < 0.035 * (1 - trust) else Mark.NONE
+        )
     if unit.mark == Mark.COMMA:
         kept = 0.35 + 0.55 * trust
         return _draw(((Mark.COMMA, kept), (Mark.STOP, 0.04), (Mark.NONE, 0.96 - kept)), rng)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from engines.punctuation.features import Pieces
 from training.punctuation.dataset import IGNORED, Batch, Texts, batches
 from training.punctuation.network import Tagger, start_from
 
@@ -22,7 +23,7 @@ class Plan:
         steps: optimiser steps in all.
         tokens: pieces a batch, about.
         layers: encoder layers kept.
-        encoder_rate, head_rate: peak learning rates, reached after ``warm_up`` of the steps, falling to zero at the end.
+        encoder_rate, head_rate: peak learning rates, reached after ``warm_up`` of the steps, zero at the end.
         minutes: where the machine is too slow for ``steps`` the rates fall to zero by then and training ends.
         threads: CPU threads.
         seed: of texts' cuts, dropout and new weights.
@@ -39,7 +40,7 @@ class Plan:
     seed: int = 7
 
 
-def train(plan: Plan, texts: Texts, encoder: Path, pieces: object, folder: Path) -> Tagger:
+def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path) -> Tagger:
     """Runs the plan, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 200 steps."""
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
@@ -48,7 +49,7 @@ def train(plan: Plan, texts: Texts, encoder: Path, pieces: object, folder: Path)
     rates = [group["lr"] for group in optimiser.param_groups]
     began, seen, losses = time.monotonic(), 0, torch.zeros(2)
     tagger.train()
-    for step, batch in enumerate(batches(texts, pieces, plan.tokens, plan.seed), start=1):  # type: ignore[arg-type]
+    for step, batch in enumerate(batches(texts, pieces, plan.tokens, plan.seed), start=1):
         minutes = (time.monotonic() - began) / 60
         done = max(step / plan.steps, minutes / plan.minutes)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
@@ -59,10 +60,11 @@ def train(plan: Plan, texts: Texts, encoder: Path, pieces: object, folder: Path)
             mark, case = (losses / (1 - 0.98**step)).tolist()
             print(f"step {step} {minutes:.1f} min {seen} pieces loss mark {mark:.4f} case {case:.4f}", flush=True)
         if step % 200 == 0 or done >= 1:
-            _save(tagger, plan, step, seen, minutes, folder)
+            _save(tagger, folder, {"plan": asdict(plan), "step": step, "pieces": seen, "minutes": round(minutes, 1)})
         if done >= 1:
             break
-    return tagger.eval()
+    tagger.eval()
+    return tagger
 
 
 def _optimiser(tagger: Tagger, plan: Plan) -> torch.optim.Optimizer:
@@ -89,9 +91,8 @@ def _loss(logits: Tensor, labels: object) -> Tensor:
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
 
-def _save(tagger: Tagger, plan: Plan, step: int, seen: int, minutes: float, folder: Path) -> None:
+def _save(tagger: Tagger, folder: Path, record: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(tagger.state_dict(), folder / "checkpoint.new")
     (folder / "checkpoint.new").replace(folder / "checkpoint.pt")
-    record = {"plan": asdict(plan), "step": step, "pieces": seen, "minutes": round(minutes, 1)}
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
