@@ -2,12 +2,16 @@
 
 A unit (word) is stable once two hypotheses in a row agree on it and on all before it: the local agreement policy of
 Liu et al., "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis Selection"
-(Interspeech 2020).
+(Interspeech 2020). Behind the stable units only those are shown that the model is sure of: the end of a window often
+cuts a word in two, and what a model makes of half a word is a flicker to the reader.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
 
 from server.session.text import bare, join, units
 
@@ -18,7 +22,11 @@ MAX_ALIGNED = 64
 class StablePrefix:
     """The bare text of one segment as it grows: a stable part that never changes and a tail that may."""
 
-    def __init__(self) -> None:
+    def __init__(self, sure: float, hold_back: int) -> None:
+        """Shows units up to the first whose confidence is below `sure`; where a model gives no confidences, all but
+        the last `hold_back`."""
+        self._sure = sure
+        self._hold_back = hold_back
         self._committed: list[str] = []
         self._agreed: list[str] = []
         self._last: list[str] = []
@@ -34,18 +42,53 @@ class StablePrefix:
         """How many leading characters of `text` will not change."""
         return len("".join(self._agreed))
 
-    def update(self, hypothesis: str, *, whole: bool = True) -> None:
-        """Takes the next hypothesis: for the whole segment, or only for the audio behind what was committed."""
+    def update(
+        self,
+        hypothesis: str,
+        words: NDArray[np.float32] | None = None,
+        *,
+        whole: bool = True,
+        complete: bool = False,
+    ) -> None:
+        """Takes the next hypothesis.
+
+        Args:
+            hypothesis: in the model's own casing and marks.
+            words: the model's confidence in each of the words that it splits into at white space, shape (n,).
+            whole: it is of the whole segment, and not only of the audio behind what was committed.
+            complete: its audio ends in silence, so that no word of it is cut in two.
+        """
         new = self._units(hypothesis, whole)
         agreed = _common(self._last, new)
         self._last = new
-        self._shown = _continue(self._agreed, new)
         if agreed > len(self._agreed) and new[: len(self._agreed)] == self._agreed:
             self._agreed = new[:agreed]
+        shown = new if complete else new[: self._sure_end(hypothesis, words, new)]
+        self._shown = _continue(self._agreed, shown)
+
+    def _sure_end(self, hypothesis: str, words: NDArray[np.float32] | None, new: Sequence[str]) -> int:
+        """How many of the units `new` may be shown."""
+        spoken = hypothesis.split()
+        if words is None or len(words) != len(spoken):
+            return max(0, len(new) - self._hold_back)
+        unsure = np.flatnonzero(words < self._sure)
+        if not len(unsure):
+            return len(new)
+        first = int(unsure[0])
+        return len(new) - sum(len(units(bare(word))) for word in spoken[first:])
 
     def commit(self, hypothesis: str, *, whole: bool = True) -> None:
-        """Takes the last hypothesis for a stretch of audio that later windows will not cover."""
-        self._shown = _continue(self._agreed, self._units(hypothesis, whole))
+        """Takes the last hypothesis for a stretch of audio that later windows will not cover.
+
+        It is as good as a model's view of that audio gets, so all of it is shown. What is stable already may reach
+        beyond that stretch: then only its beginning is committed.
+        """
+        heard = self._units(hypothesis, whole)
+        covered = _aligned_end(heard, self._agreed)
+        if covered < len(self._agreed):
+            self._committed = self._agreed[:covered]
+            return
+        self._shown = _continue(self._agreed, heard)
         self._agreed = self._committed = self._last = self._shown
 
     def _units(self, hypothesis: str, whole: bool) -> list[str]:
@@ -69,12 +112,17 @@ def _continue(agreed: Sequence[str], new: Sequence[str]) -> list[str]:
     """What `new` adds behind the stable units, where it may deviate from them."""
     if list(new[: len(agreed)]) == list(agreed):
         return list(new)
-    skip = max(0, len(agreed) - MAX_ALIGNED)
-    ends = _alignment_costs(agreed[skip:], new[skip : len(agreed) + MAX_ALIGNED])
-    # Among the cheapest the longest: a word said twice is worse than one that waits for the final.
-    best = min(range(len(ends)), key=lambda end: (ends[end], -end))
+    rest = "".join(new[_aligned_end(agreed, new) :])
     kept = "".join(agreed)
-    return [*agreed, *units(join(kept, "".join(new[skip + best :]).lstrip()))[len(agreed) :]]
+    return [*agreed, *units(join(kept, rest.lstrip()))[len(agreed) :]]
+
+
+def _aligned_end(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many leading units of `other` say what `one` says: the cheapest alignment's, the longest of equals, since
+    a word said twice is worse than one that waits for the final."""
+    skip = max(0, min(len(one), len(other)) - MAX_ALIGNED)
+    ends = _alignment_costs(one[skip:], other[skip : len(one) + MAX_ALIGNED])
+    return skip + min(range(len(ends)), key=lambda end: (ends[end], -end))
 
 
 def _alignment_costs(stable: Sequence[str], new: Sequence[str]) -> list[int]:

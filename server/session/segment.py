@@ -15,8 +15,8 @@ from server.session.settings import RATE, VAD_WINDOW, Policy
 ENERGY_FRAME = 320
 """Samples of one loudness value when the quietest point is looked for: 20 ms."""
 
-QUIETEST_FRAMES = 5
-"""The quietest stretch is this many frames long: 100 ms, about the closure of a stop consonant."""
+QUIETEST_FRAMES = 8
+"""The quietest stretch is this many frames long: 160 ms, more than the closure of a stop consonant."""
 
 
 PAUSE_OVERLAP = 2 * VAD_WINDOW
@@ -40,12 +40,15 @@ class Hypothesis:
         tokens: int32, shape (k,); the draft for the next window.
         confidence: 0 to 1.
         language: the language decoded in.
+        words: confidence in each word of `text` split at white space, float32, shape (n,); None where the model
+            gives none.
     """
 
     text: str
     tokens: NDArray[np.int32]
     confidence: float
     language: str
+    words: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ class Segment:
         self.base = start
         self.covered = speech
         """End of the audio that the newest answered window covers."""
-        self.prefix = StablePrefix()
+        self.prefix = StablePrefix(policy.sure_confidence, policy.hold_back_words)
         self.job: Job | None = None
         self.final: tuple[int, Hypothesis] | None = None
         """The newest decode of the whole segment and the position it ended at."""
@@ -124,7 +127,7 @@ class Segment:
             self.covered = job.end
         if job.kind is Kind.FINAL:
             self.final = (job.end, hypothesis)
-            self.prefix.update(hypothesis.text, whole=True)
+            self.prefix.update(hypothesis.text, hypothesis.words, whole=True, complete=True)
             if self.base == self.start:
                 self._tokens = hypothesis.tokens
             if self._spoke_again:
@@ -136,7 +139,7 @@ class Segment:
             self._tokens = NO_TOKENS
             self.base = job.end
         else:
-            self.prefix.update(hypothesis.text, whole=self.base == self.start)
+            self.prefix.update(hypothesis.text, hypothesis.words, whole=self.base == self.start)
             self._tokens = hypothesis.tokens
 
     def lose(self, job: Job) -> None:
@@ -165,7 +168,7 @@ class Segment:
 
 
 def quietest(audio: NDArray[np.int16]) -> int:
-    """The middle of the quietest 100 ms of `audio` (int16, shape (n,)), as a position within it; the later of equals.
+    """The middle of the quietest 160 ms of `audio` (int16, shape (n,)), as a position within it; the later of equals.
 
     For audio shorter than that, its end.
     """

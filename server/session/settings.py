@@ -68,6 +68,8 @@ class Policy:
         first_hop_windows: speech before the first partial of a segment.
         trim_after_s: a partial's window longer than this is trimmed at its quietest inner point.
         trim_keep_s: audio kept behind such a point.
+        sure_confidence: a word behind the stable ones is shown from this confidence on.
+        hold_back_words: last words not shown while a model gives no confidences.
         vad_group: windows collected before voice activity is asked for.
         max_backlog_s: audio that may wait for its final before the client is held back by not reading.
         max_ahead_s: audio that may wait for voice activity before the client is held back.
@@ -84,8 +86,10 @@ class Policy:
     idle_threshold: float = 0.2
     hop_windows: int = 10
     first_hop_windows: int = 12
-    trim_after_s: float = 6.0
+    trim_after_s: float = 8.0
     trim_keep_s: float = 1.5
+    sure_confidence: float = 0.75
+    hold_back_words: int = 2
     vad_group: int = 1
     max_backlog_s: float = 60.0
     max_ahead_s: float = 4.0

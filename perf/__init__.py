@@ -1,0 +1,1 @@
+"""Benchmarks: what Starling costs and how fast it answers, measured on real speech."""
