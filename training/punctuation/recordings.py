@@ -88,26 +88,33 @@ def score(scores: Scores, transcript: str, written: str) -> None:
             scores.add_case(want.form, got.form)
 
 
+SUBSTITUTED, MISSED = 4, 3
+"""Edit costs as in NIST's sclite: two words that differ are paired only where that saves an edit."""
+
+
 def align(truth: Sequence[Unit], found: Sequence[Unit]) -> list[tuple[Unit | None, Unit | None]]:
-    """Pairs the units of two texts with the least edits."""
+    """Pairs the units of two texts with the least cost of edits."""
     rows, columns = len(truth) + 1, len(found) + 1
     cost = np.zeros((rows, columns), np.int32)
-    cost[:, 0], cost[0, :] = np.arange(rows), np.arange(columns)
+    cost[:, 0], cost[0, :] = MISSED * np.arange(rows), MISSED * np.arange(columns)
     for i in range(1, rows):
         for j in range(1, columns):
-            differs = truth[i - 1].form.lower() != found[j - 1].form.lower()
-            cost[i, j] = min(cost[i - 1, j - 1] + differs, cost[i - 1, j] + 1, cost[i, j - 1] + 1)
+            paired = cost[i - 1, j - 1] + _differ(truth[i - 1], found[j - 1])
+            cost[i, j] = min(paired, cost[i - 1, j] + MISSED, cost[i, j - 1] + MISSED)
     pairs: list[tuple[Unit | None, Unit | None]] = []
     i, j = rows - 1, columns - 1
     while i or j:
-        differs = bool(i and j) and truth[i - 1].form.lower() != found[j - 1].form.lower()
-        if i and j and cost[i, j] == cost[i - 1, j - 1] + differs:
-            pairs.append((truth[i - 1], found[j - 1]))
+        if i and j and cost[i, j] == cost[i - 1, j - 1] + _differ(truth[i - 1], found[j - 1]):
             i, j = i - 1, j - 1
-        elif i and cost[i, j] == cost[i - 1, j] + 1:
-            pairs.append((truth[i - 1], None))
+            pairs.append((truth[i], found[j]))
+        elif i and cost[i, j] == cost[i - 1, j] + MISSED:
             i -= 1
+            pairs.append((truth[i], None))
         else:
-            pairs.append((None, found[j - 1]))
             j -= 1
+            pairs.append((None, found[j]))
     return pairs[::-1]
+
+
+def _differ(want: Unit, got: Unit) -> int:
+    return 0 if want.form.lower() == got.form.lower() else SUBSTITUTED

@@ -103,6 +103,7 @@ def _ascend(scores: NDArray[np.float32], truth: NDArray[np.int64]) -> list[float
     offsets = np.zeros(len(MARKS), np.float32)
     for _ in range(2):
         for mark in WEIGHTS:
+            # An exclamation mark is never encouraged: in speech it is a guess at best.
             tried = []
             for value in _GRID:
                 offsets[mark] = value
