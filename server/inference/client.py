@@ -1,0 +1,100 @@
+"""One Triton over gRPC.
+
+The messages and the stub are tritonclient's; its own client class is left out, as it builds an object for every
+tensor and hides the gRPC status that tells a refusal from a fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from enum import StrEnum
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from server.inference.errors import Fault, InferenceError, from_rpc
+
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # A peer that vanished without a word is noticed by `is_live`; these let the connection be given up too.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own pauses grow to two minutes: a Triton that is back would not be noticed.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Channels to one address would share a connection otherwise, and with it its faults.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+class ModelState(StrEnum):
+    """What Triton's repository says of a model. READY says nothing about its process being alive."""
+
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+    LOADING = "LOADING"
+    UNLOADING = "UNLOADING"
+
+
+class TritonClient:
+    """The calls that are made to one Triton. Every one has a deadline and raises `InferenceError`.
+
+    A call whose task is cancelled is cancelled at Triton too.
+    """
+
+    def __init__(self, address: str) -> None:
+        """`address` is `host:port` of the gRPC port. Must be called within a running event loop."""
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = GRPCInferenceServiceStub(self._channel)
+
+    async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
+        """One inference."""
+        return await _answer(self._stub.ModelInfer(request, timeout=timeout_s))
+
+    async def is_live(self, timeout_s: float) -> bool:
+        """Whether the server answers at all; it does not wait behind inferences."""
+        return bool((await _answer(self._stub.ServerLive(pb.ServerLiveRequest(), timeout=timeout_s))).live)
+
+    async def model_state(self, model: str, timeout_s: float) -> ModelState:
+        """What the repository says of a model; UNAVAILABLE if it does not know it."""
+        index = await _answer(self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=timeout_s))
+        states = [entry.state for entry in index.models if entry.name == model]
+        return ModelState(states[-1]) if states and states[-1] in set(ModelState) else ModelState.UNAVAILABLE
+
+    async def load(self, model: str, timeout_s: float) -> None:
+        """Loads a model and returns when it is ready; does nothing to one that is."""
+        await _answer(
+            self._stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), timeout=timeout_s)
+        )
+
+    async def unload(self, model: str, timeout_s: float) -> None:
+        """Begins to unload a model; requests that are under way are finished first."""
+        request = pb.RepositoryModelUnloadRequest(model_name=model)
+        await _answer(self._stub.RepositoryModelUnload(request, timeout=timeout_s))
+
+    async def close(self) -> None:
+        """Ends the connection; calls under way fail."""
+        await self._channel.close()
+
+
+async def _answer(call: Awaitable[Any]) -> Any:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Not our task but the call was cancelled: the channel has been closed.
+        raise InferenceError(Fault.GONE, "the connection was closed") from None
+    except grpc.aio.UsageError as error:
+        raise InferenceError(Fault.GONE, str(error)) from None

@@ -1,0 +1,66 @@
+"""What inference tells whoever measures it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from server.metrics import Metrics
+
+
+class InferenceObserver(Protocol):
+    """Told what happens. The methods are called on the event loop, often, and must not raise or block."""
+
+    def request_done(self, model: str, kind: str, seconds: float, outcome: str) -> None:
+        """A call to Triton has ended.
+
+        Args:
+            model: its name.
+            kind: `partial`, `final`, `punctuation` or `probe`.
+            seconds: from sending to the answer.
+            outcome: `ok`, `refused`, `failed`, `late`, `gone` or `cancelled`.
+        """
+
+    def work_changed(self, model: str, in_flight: int, waiting_finals: int, waiting_partials: int) -> None:
+        """How much work a model has; told after each round of sending."""
+
+    def replica_changed(self, address: str, model: str, is_up: bool, reason: str) -> None:
+        """A model at one Triton has been given up or taken into use again."""
+
+    def healed(self, address: str, model: str, seconds: float, worked: bool) -> None:
+        """A model has been unloaded and loaded."""
+
+
+class NullObserver:
+    """Measures nothing."""
+
+    def request_done(self, model: str, kind: str, seconds: float, outcome: str) -> None:
+        """Ignored."""
+
+    def work_changed(self, model: str, in_flight: int, waiting_finals: int, waiting_partials: int) -> None:
+        """Ignored."""
+
+    def replica_changed(self, address: str, model: str, is_up: bool, reason: str) -> None:
+        """Ignored."""
+
+    def healed(self, address: str, model: str, seconds: float, worked: bool) -> None:
+        """Ignored."""
+
+
+class MetricsObserver(NullObserver):
+    """Writes into the gateway's metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def request_done(self, model: str, kind: str, seconds: float, outcome: str) -> None:
+        """Counts it, and takes its time if it was answered."""
+        self._metrics.requests.labels(model, kind, outcome).inc()
+        if outcome == "ok":
+            self._metrics.chunk.labels(model, kind).observe(seconds)
+
+    def work_changed(self, model: str, in_flight: int, waiting_finals: int, waiting_partials: int) -> None:
+        """Sets the gauges."""
+        self._metrics.in_flight.labels(model).set(in_flight)
+        self._metrics.waiting.labels(model, "final").set(waiting_finals)
+        self._metrics.waiting.labels(model, "partial").set(waiting_partials)
