@@ -20,6 +20,9 @@ _TYPES: Final[dict[np.dtype[np.generic], int]] = {
     np.dtype(np.int64): 7,
 }
 
+_FIXED_SIZES: Final = {1: 8, 5: 4}
+"""Bytes of the wire types of protobuf that have no length of their own."""
+
 
 def read_weights(model: bytes) -> dict[str, NDArray[np.float32]]:
     """Returns the float32 initializers of an ONNX model by name.
@@ -66,7 +69,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             value, at = _varint(message, at)
             yield number, value
             continue
-        size, at = _varint(message, at) if wire == 2 else ({1: 8, 5: 4}[wire], at)
+        if wire not in _FIXED_SIZES and wire != 2:
+            raise ValueError(f"field of unknown kind {wire}")
+        size, at = _varint(message, at) if wire == 2 else (_FIXED_SIZES[wire], at)
         if at + size > len(message):
             raise ValueError("cut short")
         yield number, message[at : at + size]
