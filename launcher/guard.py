@@ -54,6 +54,10 @@ class RotatingLog:
                 self._rotate()
             self._file.write(data)
 
+    def close(self) -> None:
+        """Closes the file; nothing can be written after."""
+        self._file.close()
+
     def _rotate(self) -> None:
         self._file.close()
         for number in range(self._keep, 0, -1):
@@ -196,7 +200,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     log = RotatingLog(given.log, given.log_bytes, given.log_files)
     options = GuardOptions(given.parent, given.stop_timeout, given.shm_prefix, tuple(given.command))
-    return Guard(options, log).run()
+    try:
+        return Guard(options, log).run()
+    finally:
+        log.close()
 
 
 if __name__ == "__main__":

@@ -329,18 +329,22 @@ class TritonProcess:
         return int(line)
 
 
+_REASONS = (
+    r"Address already in use|failed to start .* at",
+    r"Poll failed for model",
+    r"failed to load '",
+    r"UNAVAILABLE|Internal:",
+    r"^E\d{4} (?!.*CudaDriverHelper)",
+)
+"""Patterns of the lines that say why Triton ended, the most particular first."""
+
+
 def _reason(log: str) -> str:
-    """Picks the line that says most, from the particular to the general."""
     lines = log.splitlines()
-    for pattern in (
-        r"Address already in use|failed to start .* at",
-        r"failed to load|UNAVAILABLE|Internal:",
-        r"^E\d{4} ",
-    ):
-        found = [line for line in lines if re.search(pattern, line)]
-        if found:
-            text = re.sub(r"^[EWI]\d{4} \S+ \d+ \S+\] ", "", found[0]).strip()
-            return text.strip('"')[:400]
+    for pattern in _REASONS:
+        found = next((line for line in lines if re.search(pattern, line)), None)
+        if found is not None:
+            return re.sub(r"^[EWI]\d{4} \S+ \d+ \S+\] ", "", found).strip().strip('"')[:400]
     return next((line.strip()[:400] for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
