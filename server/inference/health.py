@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Callable, Sequence
 
@@ -21,13 +20,11 @@ from server.inference.settings import InferenceSettings
 
 log = logging.getLogger(__name__)
 
-LONGEST_PAUSE_S = 2.0
-"""Between two looks at what is down."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 2.0
+"""Between two looks at what is down: the first, and what it grows to."""
 
 STALL_S = 0.25
 """A call that took so much longer than it may was held up by ourselves."""
-
-UNLOAD_POLL_S = 0.05
 
 
 class HealthMonitor:
@@ -132,7 +129,7 @@ class HealthMonitor:
                 # Others were answered meanwhile: it is busy.
                 continue
             else:
-                pause = min(max(2 * pause, 0.25), LONGEST_PAUSE_S)
+                pause = min(max(2 * pause, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self._set_down(replica, error.reason)
                 if self._may_heal(replica, error):
                     await self._heal(replica, pool)
@@ -198,47 +195,42 @@ class HealthMonitor:
         return replica.healed_at is None or now - replica.healed_at >= replica.heal_pause
 
     async def _heal(self, replica: Replica, pool: Pool) -> None:
-        """Unloads and loads the model, unless somebody else has done it or is about to."""
-        settings, client, model = self._settings, replica.triton.client, replica.model
+        """Unloads and loads the model, unless somebody else has done it or is at it."""
         async with replica.triton.healing:
-            # Other gateways have noticed at the same moment; let one of them be first.
-            await asyncio.sleep(self._random.uniform(0.0, settings.heal_jitter_s))
-            begun = self._clock()
+            # Other gateways have noticed at the same moment; one of them should be first.
+            await asyncio.sleep(self._random.uniform(0.0, self._settings.heal_jitter_s))
             try:
-                state = await client.model_state(model, settings.live_timeout_s)
-                if state in (ModelState.LOADING, ModelState.UNLOADING):
-                    await asyncio.sleep(0.25)
-                    return
-                if state is ModelState.READY:
-                    error = await self._probe(replica, pool)
-                    if error is None or (error.fault is Fault.GONE and not replica.triton.live.is_set()):
-                        return
-                    log.warning("%s at %s is unloaded and loaded: %s", model, replica.address, error.reason)
-                    await client.unload(model, settings.load_timeout_s)
-                    await self._until_unloaded(replica)
-                await client.load(model, settings.load_timeout_s)
-            except InferenceError as error:
-                log.error("%s at %s could not be healed: %s", model, replica.address, error.reason)
-                if error.fault is not Fault.GONE or replica.triton.live.is_set():
-                    self._note_healing(replica, begun, worked=False)
-            else:
-                self._note_healing(replica, begun, worked=True)
+                state = await replica.triton.client.model_state(replica.model, self._settings.live_timeout_s)
+            except InferenceError:
+                replica.triton.check.set()
+                await asyncio.sleep(FIRST_PAUSE_S)
+                return
+            if state is ModelState.LOADING:
+                await asyncio.sleep(FIRST_PAUSE_S)
+            elif state is not ModelState.READY:
+                await self._reload(replica, unload=False)
+            elif (error := await self._probe(replica, pool)) is not None and replica.triton.live.is_set():
+                log.warning("%s at %s is unloaded and loaded: %s", replica.model, replica.address, error.reason)
+                await self._reload(replica, unload=True)
 
-    def _note_healing(self, replica: Replica, begun: float, *, worked: bool) -> None:
-        settings = self._settings
+    async def _reload(self, replica: Replica, *, unload: bool) -> None:
+        settings, client = self._settings, replica.triton.client
+        begun = self._clock()
+        worked = False
+        try:
+            if unload:
+                await client.unload(replica.model, settings.load_timeout_s)
+            # Not waited for until it is unloaded: that never ends where its process hangs, and loading works anyway.
+            await client.load(replica.model, settings.load_timeout_s)
+            worked = True
+        except InferenceError as error:
+            hint = "; start Triton with --model-control-mode=explicit" if "not allowed" in error.reason else ""
+            log.error("%s at %s could not be healed: %s%s", replica.model, replica.address, error.reason, hint)
         now = self._clock()
-        recent = now - (replica.healed_at if replica.healed_at is not None else -math.inf) < 2 * settings.heal_longest_s
-        pause = 2 * replica.heal_pause if recent else settings.heal_first_s
+        is_first = replica.healed_at is None or now - replica.healed_at > 2 * settings.heal_longest_s
+        pause = settings.heal_first_s if is_first else 2 * replica.heal_pause
         replica.healed_at, replica.heal_pause = now, min(pause, settings.heal_longest_s)
         self._observer.healed(replica.address, replica.model, now - begun, worked)
-
-    async def _until_unloaded(self, replica: Replica) -> None:
-        deadline = self._clock() + self._settings.load_timeout_s
-        while self._clock() < deadline:
-            state = await replica.triton.client.model_state(replica.model, self._settings.live_timeout_s)
-            if state is not ModelState.UNLOADING:
-                return
-            await asyncio.sleep(UNLOAD_POLL_S)
 
 
 async def _wait(event: asyncio.Event, timeout_s: float) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter, Gauge, Histogram
+
     from server.metrics import Metrics
 
 
@@ -52,15 +54,33 @@ class MetricsObserver(NullObserver):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        # Looking children up by their labels costs more than setting them.
+        self._outcomes: dict[tuple[str, str, str], Counter] = {}
+        self._seconds: dict[tuple[str, str], Histogram] = {}
+        self._gauges: dict[str, tuple[Gauge, Gauge, Gauge]] = {}
 
     def request_done(self, model: str, kind: str, seconds: float, outcome: str) -> None:
         """Counts it, and takes its time if it was answered."""
-        self._metrics.requests.labels(model, kind, outcome).inc()
+        counter = self._outcomes.get((model, kind, outcome))
+        if counter is None:
+            counter = self._outcomes[model, kind, outcome] = self._metrics.requests.labels(model, kind, outcome)
+        counter.inc()
         if outcome == "ok":
-            self._metrics.chunk.labels(model, kind).observe(seconds)
+            histogram = self._seconds.get((model, kind))
+            if histogram is None:
+                histogram = self._seconds[model, kind] = self._metrics.chunk.labels(model, kind)
+            histogram.observe(seconds)
 
     def work_changed(self, model: str, in_flight: int, waiting_finals: int, waiting_partials: int) -> None:
         """Sets the gauges."""
-        self._metrics.in_flight.labels(model).set(in_flight)
-        self._metrics.waiting.labels(model, "final").set(waiting_finals)
-        self._metrics.waiting.labels(model, "partial").set(waiting_partials)
+        gauges = self._gauges.get(model)
+        if gauges is None:
+            waiting = self._metrics.waiting
+            gauges = (
+                self._metrics.in_flight.labels(model),
+                waiting.labels(model, "final"),
+                waiting.labels(model, "partial"),
+            )
+            self._gauges[model] = gauges
+        for gauge, value in zip(gauges, (in_flight, waiting_finals, waiting_partials), strict=True):
+            gauge.set(value)
