@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_LAST_MARK = 2
 _LOOK_BACK = 2
 _LOOK_AHEAD = 8
 
@@ -15,13 +16,15 @@ _LOOK_AHEAD = 8
 class Draft:
     """A cursor over an earlier hypothesis that follows what the decoder accepts."""
 
-    def __init__(self, tokens: Sequence[int], vocabulary: int) -> None:
-        self._tokens = [token for token in tokens if 2 < token < vocabulary]
+    def __init__(self, tokens: Sequence[int], vocabulary: int, guess: int) -> None:
+        """Takes any ids; those that no hypothesis can hold are left out. `guess` is proposed after the last one."""
+        self._tokens = [token for token in tokens if _LAST_MARK < token < vocabulary]
+        self._guess = guess
         self._next = 0
 
     def proposal(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next."""
-        return self._tokens[self._next : self._next + max(limit, 0)]
+        return (self._tokens[self._next :] or [self._guess])[: max(limit, 0)]
 
     def advance(self, confirmed: int, correction: int) -> None:
         """Moves past `confirmed` proposed tokens and past `correction`, which the decoder chose itself.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
 from engines.checks import is_silent, nothing_said, refusal
 from engines.moonshine.decoder import GreedyDecoder, Job, Row
+from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE
 from engines.moonshine.tokenizer import Tokenizer
 
 TOKENS_PER_SECOND = 6.5
@@ -51,9 +52,10 @@ class MoonshineEngine:
         providers = _providers(device, device_id)
         self._on_gpu = device == "cuda"
         self._encoder = _session(model_dir / f"encoder.{precision}.onnx", providers)
-        self._decoder = GreedyDecoder(_session(model_dir / f"decoder.{precision}.onnx", providers), device)
-        self._dtype = np.float16 if precision == "fp16" else np.float32
         self._tokenizer = Tokenizer.load(_existing(model_dir / "tokenizer.bin"))
+        decoder = _session(model_dir / f"decoder.{precision}.onnx", providers)
+        self._decoder = GreedyDecoder(decoder, device, self._tokenizer.find("."))
+        self._dtype = np.float16 if precision == "fp16" else np.float32
         self._threads = 1 if self._on_gpu else max(threads, 1)
         self._pool = ThreadPoolExecutor(self._threads, "moonshine") if self._threads > 1 else None
 
@@ -93,13 +95,14 @@ class MoonshineEngine:
         for index, window in enumerate(windows):
             by_length.setdefault(len(window.audio) if self._on_gpu else index, []).append(index)
         for indices in by_length.values():
-            audio = np.stack([windows[index].audio for index in indices]).astype(np.float32) / 32768.0
-            (cross,) = self._encoder.run(None, {"audio": audio.astype(self._dtype)})
+            audio = np.stack([windows[index].audio for index in indices])
+            cut = np.lib.stride_tricks.sliding_window_view(audio, FIRST_KERNEL, axis=1)[:, ::FIRST_STRIDE]
+            (cross,) = self._encoder.run(None, {"windows": (cut * np.float32(1 / 32768)).astype(self._dtype)})
             crosses |= {index: cross[:, at] for at, index in enumerate(indices)}
         return [crosses[index] for index in range(len(windows))]
 
     def _hypothesis(self, row: Row) -> Hypothesis:
-        confidence = math.exp(sum(row.logprobs) / len(row.logprobs)) if row.tokens else 0.0
+        confidence = float(np.exp(np.log(row.probabilities).mean())) if row.tokens else 0.0
         text = self._tokenizer.decode(row.tokens)
         stats = {"decoder_passes": float(row.passes), "accepted": float(row.confirmed)}
         return Hypothesis(text, np.array(row.tokens, np.int32), confidence, _LANGUAGE, stats)

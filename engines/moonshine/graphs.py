@@ -4,10 +4,11 @@ The network is Moonshine tiny (Jeffries et al. 2024, "Moonshine: Speech Recognit
 Commands"). Against the packaged export: no `If`, the cross-attention keys and values are computed once in the encoder
 graph, the decoder takes any number of tokens a row at any position, and only the wanted positions reach the vocabulary.
 
-Encoder: ``audio`` float [B, n] -> ``cross`` [12, B, 8, S, 36] (keys and values of the 6 layers, alternating).
+Encoder: ``windows`` float [B, T, 127] (127 samples every 64) -> ``cross`` [12, B, 8, S, 36] (keys and values of the 6
+layers, alternating).
 Decoder: ``tokens``, ``positions`` int64 [B, T], ``slots`` int64 [B, T, 2] (row and cache column a token writes),
 ``self_bias`` [B, 1, T, C], ``cross_bias`` [B, 1, T, S], ``wanted`` int64 [R] (flat token indices to read out),
-``past.0..11`` [B, C, 288], ``cross.0..11`` [B, 8, S, 36] -> ``next`` int64 [R], ``logprob`` float [R],
+``past.0..11`` [B, C, 288], ``cross.0..11`` [B, 8, S, 36] -> ``next`` int64 [R], ``probability`` float [R],
 ``present.0..11`` [B, C, 288].
 """
 
@@ -30,9 +31,11 @@ HEADS = 8
 HEAD_WIDTH = 36
 WIDTH = HEADS * HEAD_WIDTH
 VOCABULARY = 32768
+FIRST_KERNEL = 127
+FIRST_STRIDE = 64
 _ROTARY_WIDTH = 32
 _POSITIONS = 2048
-_INT8_BLOCK = 32
+_GELU_FLOOR = -0.17
 _MS = "com.microsoft"
 
 
@@ -63,39 +66,66 @@ class _Builder:
     def ints(self, *values: int) -> str:
         return self.constant("ints." + "_".join(map(str, values)), np.array(values, np.int64))
 
+    def integer(self, value: int) -> str:
+        return self.constant(f"integer.{value}", np.array(value, np.int64))
+
+    def number(self, value: float) -> str:
+        return self.constant(f"number.{value:.6g}", np.array(value, np.float32))
+
     def norm(self, x: str, weight: FloatArray, name: str) -> str:
         return self.op("LayerNormalization", x, self.constant(f"{name}.weight", weight), name=name, epsilon=1e-5)
 
-    def linear(self, x: str, parts: list[Linear], name: str, bias: FloatArray | None = None) -> str:
+    def linear(self, x: str, parts: list[Linear], name: str, bias: FloatArray | None = None, floor: float = 0.0) -> str:
+        """Multiplies by matrices side by side. `floor`: the smallest value that x can take, if there is one."""
+        return self._product(x, Linear.join(parts), None, name, bias, floor)
+
+    def _product(
+        self, x: str, weight: Linear, dense: FloatArray | None, name: str, bias: FloatArray | None, floor: float
+    ) -> str:
+        dense = weight.dense if dense is None else dense
         if self.precision == "int8":
-            product = self._int8_matmul(x, parts, name)
+            product = self._int8_matmul(x, weight, name, floor)
+            bias = bias if bias is None or not floor else bias + np.float32(floor) * weight.dense.sum(axis=0)
         else:
-            dense = np.concatenate([part.dense for part in parts], axis=1)
             product = self.op("MatMul", x, self.constant(f"{name}.weight", dense), name=f"{name}.matmul")
         return product if bias is None else self.op("Add", product, self.constant(f"{name}.bias", bias), name=name)
 
-    def _int8_matmul(self, x: str, parts: list[Linear], name: str) -> str:
-        """Keeps the packaged codes; activations are quantised row by row, so rows cannot touch each other."""
-        inner = parts[0].codes.shape[0]
-        blocks = inner // _INT8_BLOCK
-        codes = np.concatenate([part.codes for part in parts], axis=1)
-        scales = np.concatenate([np.full(part.codes.shape[1] * blocks, part.scale, np.float32) for part in parts])
-        zeros = np.concatenate([np.full(part.codes.shape[1] * blocks, part.zero_point, np.uint8) for part in parts])
-        packed = np.ascontiguousarray(codes.T).reshape(codes.shape[1], blocks, _INT8_BLOCK)
-        return self.op(
-            "MatMulNBits",
-            x,
-            self.constant(f"{name}.codes", packed),
-            self.constant(f"{name}.scales", scales),
-            self.constant(f"{name}.zeros", zeros),
-            name=f"{name}.matmul",
-            domain=_MS,
-            K=inner,
-            N=codes.shape[1],
-            bits=8,
-            block_size=_INT8_BLOCK,
-            accuracy_level=4,
-        )
+    def convolution(self, x: str, weight: FloatArray, stride: int, name: str, bias: FloatArray, floor: float) -> str:
+        """A convolution over frames [B, T, C] as a matrix product over gathered frames; `weight` is (N, C, kernel)."""
+        outputs, channels, kernel = weight.shape
+        frames = self.op("Shape", x, name=f"{name}.frames", start=1, end=2)
+        last = self.op("Sub", frames, self.ints(kernel - 1), name=f"{name}.last")
+        start, step = self.integer(0), self.integer(stride)
+        last = self.op("Squeeze", last, name=f"{name}.stop")
+        starts = self.op("Range", start, last, step, name=f"{name}.starts")
+        starts = self.op("Unsqueeze", starts, self.ints(1), name=f"{name}.column")
+        offsets = self.constant(f"{name}.offsets", np.arange(kernel, dtype=np.int64))
+        x = self.op("Gather", x, self.op("Add", starts, offsets, name=f"{name}.index"), name=f"{name}.windows", axis=1)
+        x = self.op("Reshape", x, self.ints(0, 0, kernel * channels), name=f"{name}.patches")
+        dense = weight.transpose(2, 1, 0).reshape(kernel * channels, outputs)
+        return self._product(x, Linear.quantise(dense), dense, name, bias, floor)
+
+    def _int8_matmul(self, x: str, weight: Linear, name: str, floor: float) -> str:
+        """An integer product. Each row of `x` has a scale of its own, so rows cannot touch each other. (A row of
+        nothing but zeros gives whatever codes, and is then multiplied by its size, zero.)
+
+        Where x has a known `floor`, codes count from there and use the whole range; what that adds is taken off again.
+        """
+        if floor:
+            x = self.op("Sub", x, self.number(floor), name=f"{name}.lifted")
+            size, levels, middle = x, 255, 0
+        else:
+            size, levels, middle = self.op("Abs", x, name=f"{name}.abs"), 127, 128
+        size = self.op("ReduceMax", size, self.ints(-1), name=f"{name}.max", keepdims=1)
+        unit = self.op("Div", x, size, name=f"{name}.unit")
+        step = self.number(1 / levels)
+        zero = self.constant(f"middle.{middle}", np.array(middle, np.uint8))
+        codes = self.op("QuantizeLinear", unit, step, zero, name=f"{name}.rounded")
+        matrix = self.constant(f"{name}.codes", weight.codes)
+        scales, zeros = self.constant(f"{name}.scales", weight.scales), self.constant(f"{name}.zeros", weight.zeros)
+        inputs = (codes, matrix, step, scales, zero, zeros)
+        product = self.op("MatMulIntegerToFloat", *inputs, name=f"{name}.integers", domain=_MS)
+        return self.op("Mul", product, size, name=f"{name}.matmul")
 
     def rotary(self, x: str, positions: str, name: str) -> str:
         frequency = 10000.0 ** (-np.arange(0, _ROTARY_WIDTH, 2) / _ROTARY_WIDTH)
@@ -155,7 +185,8 @@ def build_encoder(encoder: Weights, decoder: Weights, precision: Precision) -> b
         h = b.norm(x, encoder.tensors[f"{path}.post_attention_layernorm.weight"], f"{path}.norm2")
         h = b.linear(h, [encoder.linears[f"{path}.mlp.fc1"]], f"{path}.fc1", encoder.tensors[f"{path}.mlp.fc1.bias"])
         h = b.op("Gelu", h, name=f"{path}.gelu", domain=_MS)
-        h = b.linear(h, [encoder.linears[f"{path}.mlp.fc2"]], f"{path}.fc2", encoder.tensors[f"{path}.mlp.fc2.bias"])
+        bias = encoder.tensors[f"{path}.mlp.fc2.bias"]
+        h = b.linear(h, [encoder.linears[f"{path}.mlp.fc2"]], f"{path}.fc2", bias, _GELU_FLOOR)
         x = b.op("Add", x, h, name=f"{path}.out")
     x = b.norm(x, encoder.tensors["layer_norm.weight"], "norm")
     pairs = [(layer, kind) for layer in range(LAYERS) for kind in "kv"]
@@ -164,27 +195,27 @@ def build_encoder(encoder: Weights, decoder: Weights, precision: Precision) -> b
     b.op("Transpose", x, name="cross", perm=[2, 0, 3, 1, 4])
     return b.model(
         "moonshine_encoder",
-        [_floats(b, "audio", ["batch", "samples"])],
+        [_floats(b, "windows", ["batch", "steps", FIRST_KERNEL])],
         [_floats(b, "cross", [2 * LAYERS, "batch", HEADS, "frames", HEAD_WIDTH])],
     )
 
 
 def _stem(b: _Builder, encoder: Weights) -> str:
+    """Three convolutions over frames in rows; the first one's windows come ready cut."""
     tensors = encoder.tensors
-    x = b.op("Unsqueeze", "audio", b.ints(1), name="audio_channel")
-    x = b.op("Conv", x, b.constant("conv1.weight", tensors["conv1.weight"]), name="conv1", strides=[64])
+    first = tensors["conv1.weight"][:, 0, :].T
+    x = b.op("MatMul", "windows", b.constant("conv1.weight", first), name="conv1")
     x = b.op("Tanh", x, name="tanh")
     flat = b.op("Reshape", x, b.ints(0, 1, -1), name="group")
     ones, zeros = b.constant("group.one", np.ones(1, np.float32)), b.constant("group.zero", np.zeros(1, np.float32))
     flat = b.op("InstanceNormalization", flat, ones, zeros, name="group_norm", epsilon=1e-5)
-    x = b.op("Reshape", flat, b.ints(0, WIDTH, -1), name="ungroup")
-    x = b.op("Mul", x, b.constant("group.weight", tensors["groupnorm.weight"]), name="group_scale")
-    x = b.op("Add", x, b.constant("group.bias", tensors["groupnorm.bias"]), name="group_shift")
-    for name, stride in (("conv2", 3), ("conv3", 2)):
-        weight = b.constant(f"{name}.weight", tensors[f"{name}.weight"])
-        x = b.op("Conv", x, weight, b.constant(f"{name}.bias", tensors[f"{name}.bias"]), name=name, strides=[stride])
+    x = b.op("Reshape", flat, b.ints(0, -1, WIDTH), name="ungroup")
+    x = b.op("Mul", x, b.constant("group.weight", tensors["groupnorm.weight"].ravel()), name="group_scale")
+    x = b.op("Add", x, b.constant("group.bias", tensors["groupnorm.bias"].ravel()), name="group_shift")
+    for name, stride, floor in (("conv2", 3, 0.0), ("conv3", 2, _GELU_FLOOR)):
+        x = b.convolution(x, tensors[f"{name}.weight"], stride, name, tensors[f"{name}.bias"], floor)
         x = b.op("Gelu", x, name=f"{name}.gelu", domain=_MS)
-    return b.op("Transpose", x, name="frames", perm=[0, 2, 1])
+    return x
 
 
 def build_decoder(weights: Weights, precision: Precision) -> bytes:
@@ -201,9 +232,8 @@ def build_decoder(weights: Weights, precision: Precision) -> bytes:
     if precision == "fp16":
         logits = b.op("Cast", logits, name="logits32", to=TensorProto.FLOAT)
     b.op("ArgMax", logits, name="next", axis=-1, keepdims=0)
-    top = b.op("ReduceMax", logits, b.ints(-1), name="top", keepdims=0)
-    total = b.op("ReduceLogSumExp", logits, b.ints(-1), name="total", keepdims=0)
-    b.op("Sub", top, total, name="logprob")
+    probabilities = b.op("Softmax", logits, name="probabilities", axis=-1)
+    b.op("ReduceMax", probabilities, b.ints(-1), name="probability", keepdims=0)
     cache = range(2 * LAYERS)
     inputs = [_ints("tokens", ["batch", "step"]), _ints("positions", ["batch", "step"])]
     inputs += [_ints("slots", ["batch", "step", 2]), _ints("wanted", ["reads"])]
@@ -211,7 +241,7 @@ def build_decoder(weights: Weights, precision: Precision) -> bytes:
     inputs += [_floats(b, "cross_bias", ["batch", 1, "step", "frames"])]
     inputs += [_floats(b, f"past.{index}", ["batch", "capacity", WIDTH]) for index in cache]
     inputs += [_floats(b, f"cross.{index}", ["batch", HEADS, "frames", HEAD_WIDTH]) for index in cache]
-    outputs = [_ints("next", ["reads"]), helper.make_tensor_value_info("logprob", TensorProto.FLOAT, ["reads"])]
+    outputs = [_ints("next", ["reads"]), helper.make_tensor_value_info("probability", TensorProto.FLOAT, ["reads"])]
     outputs += [_floats(b, f"present.{index}", ["batch", "capacity", WIDTH]) for index in cache]
     return b.model("moonshine_decoder", inputs, outputs)
 

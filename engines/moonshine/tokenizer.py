@@ -30,6 +30,18 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self._pieces)
 
+    def find(self, text: str) -> int:
+        """The last id whose piece is `text`; single bytes come first in the vocabulary and are rarely the one in use.
+
+        Raises:
+            ValueError: no piece is `text`.
+        """
+        surface = text.encode()
+        for index in range(len(self._pieces) - 1, -1, -1):
+            if self._pieces[index] == surface:
+                return index
+        raise ValueError(f"the vocabulary has no piece {text!r}")
+
     def decode(self, ids: Iterable[int]) -> str:
         """Joins the pieces of `ids`; control pieces vanish, bytes that are not UTF-8 become U+FFFD.
 

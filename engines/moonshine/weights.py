@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,16 +20,36 @@ _QUANTISED_OPS = {"MatMulIntegerToFloat", "DynamicQuantizeMatMul"}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """A matrix as the package stores it: uint8 `codes` (K, N), one scale, one zero point."""
+    """A quantised matrix: weight = (code - zero) * scale.
 
-    codes: NDArray[np.uint8]
-    scale: float
-    zero_point: int
+    Attributes:
+        codes: int8, shape (K, N).
+        scales: float32, one for each column, shape (N,).
+        zeros: int8, one for each column, shape (N,).
+    """
+
+    codes: NDArray[np.int8]
+    scales: FloatArray
+    zeros: NDArray[np.int8]
+
+    @classmethod
+    def quantise(cls, weight: FloatArray) -> Linear:
+        """Rounds a float matrix (K, N) to int8, symmetrically, column by column."""
+        scales = np.abs(weight).max(axis=0) / np.float32(127)
+        codes = np.rint(weight / scales).astype(np.int8)
+        return cls(codes, scales.astype(np.float32), np.zeros(weight.shape[1], np.int8))
+
+    @classmethod
+    def join(cls, parts: Sequence[Linear]) -> Linear:
+        """Matrices with the same input, side by side."""
+        codes = np.concatenate([part.codes for part in parts], axis=1)
+        scales = np.concatenate([part.scales for part in parts])
+        return cls(codes, scales, np.concatenate([part.zeros for part in parts]))
 
     @property
     def dense(self) -> FloatArray:
         """The float32 matrix, shape (K, N)."""
-        return dequantise(self.codes, self.scale, self.zero_point)
+        return ((self.codes.astype(np.int32) - self.zeros) * self.scales).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +63,6 @@ class Weights:
 
     linears: dict[str, Linear]
     tensors: dict[str, FloatArray]
-
-
-def dequantise(codes: NDArray[np.uint8], scale: float, zero_point: int) -> FloatArray:
-    """Turns uint8 codes back into float32, exactly as ONNX's `DequantizeLinear` does."""
-    return ((codes.astype(np.int32) - zero_point) * np.float32(scale)).astype(np.float32)
 
 
 def read(path: Path) -> Weights:
@@ -96,8 +111,12 @@ def _linear(node: onnx.NodeProto, arrays: dict[str, NDArray[np.generic]]) -> Lin
 
 
 def _packed(name: str, arrays: dict[str, NDArray[np.generic]]) -> Linear:
-    codes = np.asarray(arrays[f"{name}_quantized"], np.uint8)
-    return Linear(codes, float(arrays[f"{name}_scale"]), int(arrays[f"{name}_zero_point"]))
+    """The package has one scale and one zero point a matrix, and unsigned codes; the same weights in signed ones."""
+    codes = np.asarray(arrays[f"{name}_quantized"], np.uint8).astype(np.int16) - 128
+    columns = codes.shape[1]
+    scales = np.full(columns, arrays[f"{name}_scale"], np.float32)
+    zeros = np.full(columns, int(arrays[f"{name}_zero_point"]) - 128, np.int8)
+    return Linear(codes.astype(np.int8), scales, zeros)
 
 
 def _module(node_name: str) -> str:
