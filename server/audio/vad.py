@@ -21,7 +21,7 @@ from server.audio.silero import CONTEXT, HIDDEN, WINDOW, batched_graph
 
 _STEPS_AT_ONCE: Final = 16
 _WINDOWS_AT_ONCE: Final = 256
-"""Bounds of one run: about 10 MB of scratch memory and 4 ms without a look at what else waits."""
+"""Bounds of one run of the model: about 10 MB of scratch memory and 4 ms."""
 _OUTPUTS: Final = ["speech", "next_hidden", "next_cell"]
 
 Probabilities = NDArray[np.float32]
