@@ -9,16 +9,13 @@ import argparse
 import shutil
 from pathlib import Path
 
-import torch
-
 from engines.punctuation.lexicon import save_lexicon
 from engines.punctuation.wordpiece import load_pieces
 from training.punctuation.dataset import prepare
 from training.punctuation.evaluate import DATA, MODEL, report_held_out, report_speed, systems
 from training.punctuation.export import export
-from training.punctuation.network import Tagger
 from training.punctuation.sources import encoder_folder, fetch
-from training.punctuation.train import Plan, train
+from training.punctuation.train import Plan, load_checkpoint, train
 from training.punctuation.tune import tune
 
 
@@ -31,6 +28,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Plan().steps)
     parser.add_argument("--minutes", type=float, default=Plan().minutes, help="training ends by then in any case")
     parser.add_argument("--checkpoint", type=Path, help="export this checkpoint.pt instead of training")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
     parser.add_argument("--no-evaluation", action="store_true")
     arguments = parser.parse_args()
     plan = Plan(steps=arguments.steps, minutes=arguments.minutes)
@@ -39,11 +37,9 @@ def main() -> None:
     encoder = encoder_folder(arguments.data)
     pieces = load_pieces(encoder / "tokenizer.json", remembered=200_000)
     if arguments.checkpoint:
-        tagger = Tagger(plan.layers)
-        tagger.load_state_dict(torch.load(arguments.checkpoint, weights_only=True))
-        tagger.eval()
+        tagger = load_checkpoint(arguments.checkpoint, plan.layers)
     else:
-        tagger = train(plan, texts, encoder, pieces, arguments.work)
+        tagger = train(plan, texts, encoder, pieces, arguments.work, resume=arguments.resume)
     arguments.out.mkdir(parents=True, exist_ok=True)
     export(tagger, arguments.out / "punctuation.onnx")
     shutil.copyfile(encoder / "tokenizer.json", arguments.out / "tokenizer.json")

@@ -121,7 +121,9 @@ def transcribed(segment: Segment, rng: random.Random) -> tuple[Unit, ...]:
         heard = _heard_mark(unit, trust, rng, at_end=at_end) if unit.last else int(Mark.NONE)
         form = _heard_form(unit.form, segment.cases[i], rng, starts=starts)
         units.append(replace(unit, form=form, mark=max(heard, 0), elided=heard < 0))
-        starts = heard in SENTENCE_ENDS
+        # Moonshine goes on in lower case after some of its stops, mostly where the sentence goes on.
+        lapse = 0.04 if unit.mark in SENTENCE_ENDS else 0.3
+        starts = heard in SENTENCE_ENDS and rng.random() >= lapse
     return tuple(units)
 
 
@@ -151,8 +153,8 @@ def _heard_mark(unit: Unit, trust: float, rng: random.Random, *, at_end: bool) -
             Mark.COMMA if wrong < 0.03 * (1 - trust) else Mark.STOP if wrong < 0.035 * (1 - trust) else Mark.NONE
         )
     if unit.mark == Mark.COMMA:
-        kept = 0.35 + 0.55 * trust
-        return _draw(((Mark.COMMA, kept), (Mark.STOP, 0.04), (Mark.NONE, 0.96 - kept)), rng)
+        kept = 0.35 + 0.5 * trust
+        return _draw(((Mark.COMMA, kept), (Mark.STOP, 0.1), (Mark.NONE, 0.9 - kept)), rng)
     return _draw(_CONFUSIONS[unit.mark], rng)
 
 

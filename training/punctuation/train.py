@@ -40,27 +40,31 @@ class Plan:
     seed: int = 7
 
 
-def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path) -> Tagger:
-    """Runs the plan, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 200 steps."""
+def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path, *, resume: bool = False) -> Tagger:
+    """Runs the plan, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 100 steps.
+
+    ``resume`` goes on from that checkpoint with other cuts of the texts; ``minutes`` counts anew.
+    """
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
     tagger = start_from(encoder, plan.layers)
     optimiser = _optimiser(tagger, plan)
     rates = [group["lr"] for group in optimiser.param_groups]
-    began, seen, losses = time.monotonic(), 0, torch.zeros(2)
+    first, seen = _restore(tagger, optimiser, folder) if resume else (0, 0)
+    began, losses = time.monotonic(), torch.zeros(2)
     tagger.train()
-    for step, batch in enumerate(batches(texts, pieces, plan.tokens, plan.seed), start=1):
-        minutes = (time.monotonic() - began) / 60
+    for turn, batch in enumerate(batches(texts, pieces, plan.tokens, plan.seed + first), start=1):
+        step, minutes = first + turn, (time.monotonic() - began) / 60
         done = max(step / plan.steps, minutes / plan.minutes)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * min(step / (plan.warm_up * plan.steps), max(1 - done, 0.0))
+            group["lr"] = rate * min(turn / (plan.warm_up * plan.steps), max(1 - done, 0.0))
         losses = 0.98 * losses + 0.02 * _step(tagger, optimiser, batch)
         seen += batch.columns.shape[0] * batch.columns.shape[2]
         if step % 50 == 0:
-            mark, case = (losses / (1 - 0.98**step)).tolist()
+            mark, case = (losses / (1 - 0.98**turn)).tolist()
             print(f"step {step} {minutes:.1f} min {seen} pieces loss mark {mark:.4f} case {case:.4f}", flush=True)
-        if step % 200 == 0 or done >= 1:
-            _save(tagger, folder, {"plan": asdict(plan), "step": step, "pieces": seen, "minutes": round(minutes, 1)})
+        if step % 100 == 0 or done >= 1:
+            _save(tagger, optimiser, folder, {"plan": asdict(plan), "step": step, "pieces": seen})
         if done >= 1:
             break
     tagger.eval()
@@ -91,8 +95,26 @@ def _loss(logits: Tensor, labels: object) -> Tensor:
     return nn.functional.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED)
 
 
-def _save(tagger: Tagger, folder: Path, record: dict[str, object]) -> None:
+def _save(tagger: Tagger, optimiser: torch.optim.Optimizer, folder: Path, record: dict[str, object]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(tagger.state_dict(), folder / "checkpoint.new")
+    state = {"weights": tagger.state_dict(), "optimiser": optimiser.state_dict(), **record}
+    torch.save(state, folder / "checkpoint.new")
     (folder / "checkpoint.new").replace(folder / "checkpoint.pt")
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def load_checkpoint(path: Path, layers: int) -> Tagger:
+    """A trained tagger out of ``checkpoint.pt``, ready to use."""
+    tagger = Tagger(layers)
+    tagger.load_state_dict(torch.load(path, weights_only=True)["weights"])
+    tagger.eval()
+    return tagger
+
+
+def _restore(tagger: Tagger, optimiser: torch.optim.Optimizer, folder: Path) -> tuple[int, int]:
+    """Loads the checkpoint and returns the steps taken and the pieces seen."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    tagger.load_state_dict(state["weights"])
+    if state["optimiser"]:
+        optimiser.load_state_dict(state["optimiser"])
+    return state["step"], state["pieces"]
