@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
@@ -16,7 +15,9 @@ from server.inference.delays import DelayEstimate
 from server.inference.errors import Fault, InferenceError
 from server.inference.health import HealthMonitor
 from server.inference.observer import InferenceObserver, NullObserver
+from server.inference.punctuator import Punctuator
 from server.inference.replica import Client, Pool, Replica, Triton
+from server.inference.report import InferenceHealth, ModelHealth, ReplicaHealth, model_health
 from server.inference.scheduler import PartialSource, Scheduler, State, Ticket
 from server.inference.settings import InferenceSettings
 from server.session.commands import Decode
@@ -28,37 +29,6 @@ log = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
 """How often waiting finals are checked against their deadline."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaHealth:
-    """A model at one Triton; `reason` says why it gets no work."""
-
-    address: str
-    is_up: bool
-    reason: str
-    in_flight: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelHealth:
-    """A model. `last_inference_age_s` is None before its first good answer."""
-
-    name: str
-    is_up: bool
-    last_inference_age_s: float | None
-    in_flight: int
-    waiting_finals: int
-    waiting_partials: int
-    replicas: tuple[ReplicaHealth, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceHealth:
-    """All of it. `is_healthy`: every speech model has answered an inference lately."""
-
-    is_healthy: bool
-    models: tuple[ModelHealth, ...]
 
 
 class Inference:
@@ -91,11 +61,7 @@ class Inference:
         self._routes = {code: route.name for route in reversed(settings.models) for code in route.languages}
         self._pools: dict[str, Pool] = {}
         self._speech: list[Pool] = []
-        self._punctuation: Pool | None = None
-        self._punctuation_room = asyncio.Semaphore(settings.punctuation_in_flight * len(settings.addresses))
-        self._punctuating = 0
-        self._unpunctuated = asyncio.Event()
-        self._unpunctuated.set()
+        self._punctuator: Punctuator | None = None
         self._tritons: list[Triton] = []
         self._monitor: HealthMonitor | None = None
         self._listeners: list[Callable[[bool], None]] = []
@@ -119,17 +85,17 @@ class Inference:
         for route in settings.models:
             language = "en" if "en" in route.languages else min(route.languages - {"auto"}, default="auto")
             probe = wire.asr_request(route.name, Decode(0, window, language))
-            replicas = [Replica(triton, route.name, route.max_in_flight) for triton in self._tritons]
-            self._pools[route.name] = Pool(route.name, replicas, probe, now)
-        self._speech = list(self._pools.values())
+            self._speech.append(self._make_pool(route.name, route.max_in_flight, probe, now))
         if settings.punctuation_languages:
-            name = settings.punctuation_model
-            probe = wire.punctuation_request(name, "hello how are you", "", min(settings.punctuation_languages))
-            replicas = [Replica(triton, name, settings.punctuation_in_flight) for triton in self._tritons]
-            self._punctuation = self._pools[name] = Pool(name, replicas, probe, now)
+            name, language = settings.punctuation_model, min(settings.punctuation_languages)
+            probe = wire.punctuation_request(name, "hello how are you", "", language)
+            self._make_pool(name, settings.punctuation_in_flight, probe, now)
         self._monitor = HealthMonitor(
             list(self._pools.values()), settings, self._clock, self._observer, self._on_replica_change
         )
+        if (pool := self._pools.get(settings.punctuation_model)) is not None:
+            timeout_s = settings.punctuation_timeout_s
+            self._punctuator = Punctuator(pool, self._monitor, timeout_s, self._clock, self._observer)
         self._is_open = True
         await self._monitor.start()
         self._tell(all(pool.is_up for pool in self._speech))
@@ -140,6 +106,8 @@ class Inference:
         A `punctuate` that waits gets None.
         """
         self._is_open = False
+        if self._punctuator is not None:
+            self._punctuator.stop()
         for handle in (self._pump_handle, self._timer):
             if handle is not None:
                 handle.cancel()
@@ -151,8 +119,8 @@ class Inference:
         await asyncio.gather(*self._flights, return_exceptions=True)
         for triton in self._tritons:
             await triton.client.close()
-        # Each ends by itself now that the connections are closed.
-        await self._unpunctuated.wait()
+        if self._punctuator is not None:
+            await self._punctuator.wait_closed()
 
     # --- what sessions want
 
@@ -211,29 +179,24 @@ class Inference:
 
         A language without a punctuation model gets its text back as it is.
         """
-        pool = self._punctuation
         if language not in self._settings.punctuation_languages:
             return text
-        if pool is None or not pool.is_up or not self._is_open:
+        if self._punctuator is None or not self._is_open:
             return None
-        self._punctuating += 1
-        self._unpunctuated.clear()
-        try:
-            async with asyncio.timeout(self._settings.punctuation_timeout_s), self._punctuation_room:
-                return await self._punctuate(pool, wire.punctuation_request(pool.name, text, context, language))
-        except TimeoutError:
-            return None
-        finally:
-            self._punctuating -= 1
-            if not self._punctuating:
-                self._unpunctuated.set()
+        return await self._punctuator.punctuate(text, context, language)
 
     # --- how it does
 
     def health(self) -> InferenceHealth:
         """The state of every model."""
-        now = self._clock()
-        return InferenceHealth(self.is_healthy, tuple(self._model_health(pool, now) for pool in self._pools.values()))
+        now, scheduler = self._clock(), self._scheduler
+        reports = [
+            model_health(pool, now, scheduler.waiting_finals(name), scheduler.waiting_partials(name))
+            if pool in self._speech
+            else model_health(pool, now)
+            for name, pool in self._pools.items()
+        ]
+        return InferenceHealth(self.is_healthy, tuple(reports))
 
     @property
     def is_healthy(self) -> bool:
@@ -261,6 +224,11 @@ class Inference:
         """Has `callback(False)` called when a speech model has no Triton left, and `callback(True)` when all of them
         have one again; also once in `start`."""
         self._listeners.append(callback)
+
+    def _make_pool(self, name: str, limit: int, probe: ModelInferRequest, now: float) -> Pool:
+        replicas = [Replica(triton, name, limit) for triton in self._tritons]
+        pool = self._pools[name] = Pool(name, replicas, probe, now)
+        return pool
 
     # --- sending
 
@@ -406,7 +374,7 @@ class Inference:
                 if sent_to is replica:
                     task.cancel()
         has_turned = pool.note_change(self._clock())
-        if pool is not self._punctuation and has_turned and self._has_told:
+        if pool in self._speech and has_turned and self._has_told:
             healthy = all(speech.is_up for speech in self._speech)
             if healthy or not pool.is_up:
                 self._tell(healthy)
@@ -419,42 +387,6 @@ class Inference:
                 callback(healthy)
             except Exception:
                 log.exception("a listener failed to take the news of the models' health")
-
-    def _model_health(self, pool: Pool, now: float) -> ModelHealth:
-        is_speech = pool is not self._punctuation
-        return ModelHealth(
-            name=pool.name,
-            is_up=pool.is_up,
-            last_inference_age_s=round(now - pool.last_good, 3) if pool.last_good is not None else None,
-            in_flight=pool.in_flight,
-            waiting_finals=self._scheduler.waiting_finals(pool.name) if is_speech else 0,
-            waiting_partials=self._scheduler.waiting_partials(pool.name) if is_speech else 0,
-            replicas=tuple(ReplicaHealth(r.address, r.is_up, r.reason, r.in_flight) for r in pool.replicas),
-        )
-
-    # --- punctuation
-
-    async def _punctuate(self, pool: Pool, request: ModelInferRequest) -> str | None:
-        replica = pool.pick()
-        if replica is None or self._monitor is None or not self._is_open:
-            return None
-        pool.wanted_at = begun = self._clock()
-        outcome = "cancelled"
-        replica.in_flight += 1
-        try:
-            answer = await replica.triton.client.infer(request, self._settings.punctuation_timeout_s)
-            text = wire.punctuated(answer)
-        except InferenceError as error:
-            outcome = error.fault.value
-            self._monitor.failed(replica, error)
-            return None
-        else:
-            outcome = "ok"
-            self._monitor.answered(replica)
-            return text
-        finally:
-            replica.in_flight -= 1
-            self._observer.request_done(pool.name, "punctuation", self._clock() - begun, outcome)
 
 
 async def _infer(replica: Replica, command: Decode, timeout_s: float) -> Hypothesis:
