@@ -197,7 +197,7 @@ class Simulation:
         if isinstance(answer, EngineError):
             self._do(self._session.decode_failed(job, str(answer), self._now))
         else:
-            found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language)  # type: ignore[attr-defined]
+            found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, WORDS.get(answer.text))
             self._do(self._session.hypothesis(job, found, self._now))
         self._dispatch()
 

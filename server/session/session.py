@@ -309,6 +309,7 @@ class Session:
             search = max(segment.start, end - int(self._policy.cut_search_s * RATE))
             cut = search + quietest(self._chain.audio(search, end))
             self._close(cut, cut, self._chain.input_offset(cut), now)
+            segment.speech_arrival = None  # nobody stopped speaking: there is no end to measure from
 
     def _on_onset(self, event: Onset) -> None:
         heard = self._chain.input_offset(event.heard)
