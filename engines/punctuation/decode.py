@@ -80,20 +80,21 @@ def write(
     ``starts``: the first one begins a sentence. ``keep``: the writer's acronyms and unusual spellings stay.
     """
     written: list[Unit] = []
+    whole = True
     for unit, mark, case in zip(units, marks, cases, strict=True):
-        form = _own_form(unit.form, Case(case), lexicon, keep=keep)
+        # The "i" of "i.e." is not the first person.
+        first_person = whole and unit.last and _FIRST_PERSON.match(unit.form)
+        form = "I" + unit.form[1:].lower() if first_person else _own_form(unit.form, Case(case), lexicon, keep=keep)
         if starts and form == form.lower():
             form = cased(form, Case.CAPITALISED)
         trail = "." + unit.trail if form.lower() in TITLES and unit.last and not unit.trail else unit.trail
         written.append(replace(unit, form=form, trail=trail, mark=mark, elided=False))
-        starts = mark in SENTENCE_ENDS
+        starts, whole = mark in SENTENCE_ENDS, unit.last
     return written
 
 
 def _own_form(form: str, case: Case, lexicon: Lexicon, *, keep: bool) -> str:
     lower = form.lower()
-    if _FIRST_PERSON.match(form):
-        return "I" + lower[1:]
     unusual = case_of(form) in (Case.UPPER, Case.MIXED)
     if keep and unusual and lexicon.prior(lower) != Prior.LOWER:
         return form

@@ -69,6 +69,12 @@ def test_the_spelling_of_the_asr_model_is_kept_where_it_is_unusual(punctuate: Ca
     assert "PBX" in punctuate("You have installed the open source PBX.")
 
 
+def test_the_first_person_is_a_capital_and_other_letters_are_not(punctuate: Callable[..., str]) -> None:
+    result = punctuate("we think i'm late, i.e. too late.")
+    assert "I'm late" in result
+    assert "i.e." in result
+
+
 @pytest.mark.parametrize("policy", list(Policy))
 @pytest.mark.parametrize("text", ["", "   ", "\n"])
 def test_an_empty_text_stays_empty(punctuate: Callable[..., str], policy: Policy, text: str) -> None:
