@@ -19,7 +19,7 @@ from launcher.errors import LauncherError
 from launcher.lock import file_lock
 from launcher.paths import SOURCE_ROOT
 from launcher.progress import Reporter
-from launcher.venv import create_venv, install_locked, run_pip
+from launcher.venv import create_venv, has_pip, install_locked, run_pip
 
 LOCKS = {"gateway": ("build", "gateway"), "dev": ("build", "gateway", "dev")}
 """What each kind of environment holds; `dev` holds all of `gateway`."""
@@ -43,7 +43,7 @@ def bootstrap(kind: str, root: Path, reporter: Reporter) -> None:
         wanted = {name: _digest(root, name) for name in LOCKS[kind]} | {"project": _project_digest(root)}
         if wanted.items() <= done.items():
             return
-        if not (venv / "bin" / "python").exists():
+        if not has_pip(venv / "bin" / "python"):
             reporter.step(f"making {venv}")
             create_venv(venv, Path(sys.executable))
             done = {}

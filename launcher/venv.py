@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,8 @@ def create_venv(root: Path, python: Path) -> None:
     )
     if made.returncode == 0:
         return
+    # Half of one would pass for a whole one the next time.
+    shutil.rmtree(root, ignore_errors=True)
     output = made.stdout + made.stderr
     if "ensurepip" in output or "No module named venv" in output:
         raise LauncherError(
@@ -37,6 +40,15 @@ def create_venv(root: Path, python: Path) -> None:
         )
     last = output.strip().splitlines()[-1:] or ["python -m venv failed"]
     raise LauncherError(f"{root} could not be made", last[0])
+
+
+def has_pip(python: Path) -> bool:
+    """Whether an environment is there and whole enough to install into."""
+    try:
+        run = subprocess.run([str(python), "-m", "pip", "--version"], capture_output=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return run.returncode == 0
 
 
 def install_locked(python: Path, locks: Sequence[Path], what: str, reporter: Reporter) -> None:
