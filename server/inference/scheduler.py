@@ -76,7 +76,8 @@ class Ticket:
     errors: int = 0
     avoid: str = ""
     down_before: float = 0.0
-    order: int = field(default_factory=lambda: next(_orders))
+    order: int = 0
+    """Among equal ranks: who stood in line first."""
     has_turn: bool = False
     """It is its source's first in the line of finals, and others may wait behind it."""
 
@@ -88,7 +89,7 @@ class Ticket:
 
 
 class _Line:
-    """Tickets in the order of a number; ties in the order of their making."""
+    """Tickets by rank; among equals the one that was added first."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[float, int, Ticket]] = []
@@ -104,6 +105,7 @@ class _Line:
         return self._entries[0][0] if self._entries else None
 
     def add(self, ticket: Ticket) -> None:
+        ticket.order = next(_orders)
         insort(self._entries, (ticket.rank, ticket.order, ticket))
 
     def remove(self, ticket: Ticket) -> bool:
@@ -122,7 +124,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.finals = _Line()
-        self.behind: dict[PartialSource, dict[int, Ticket]] = {}
+        self.behind: dict[PartialSource, dict[Ticket, None]] = {}
         """Finals whose source has one in `finals` already."""
         self.pausing = _Line()
         """Finals that failed and are tried again later; ranked by when."""
@@ -137,11 +139,11 @@ class _Lane:
         yield from self.finals
         yield from self.pausing
         for tickets in self.behind.values():
-            yield from tickets.values()
+            yield from tickets
 
     def add_final(self, ticket: Ticket) -> None:
         if ticket.source in self.behind:
-            self.behind[ticket.source][ticket.order] = ticket
+            self.behind[ticket.source][ticket] = None
         else:
             self.behind[ticket.source] = {}
             ticket.has_turn = True
@@ -152,7 +154,7 @@ class _Lane:
             self.finals.remove(ticket)
             self.pass_turn(ticket, ticket.rank)
         elif not (self.finals.remove(ticket) or self.pausing.remove(ticket)):
-            self.behind.get(ticket.source, {}).pop(ticket.order, None)
+            self.behind.get(ticket.source, {}).pop(ticket, None)
 
     def pass_turn(self, ticket: Ticket, now: float) -> None:
         """The source's next final takes the place of `ticket`, behind those of other sources that wait since before
@@ -162,7 +164,8 @@ class _Lane:
         if not tickets:
             del self.behind[ticket.source]
             return
-        following = tickets.pop(next(iter(tickets)))
+        following = next(iter(tickets))
+        del tickets[following]
         following.rank = max(following.created, now)
         following.has_turn = True
         self.finals.add(following)

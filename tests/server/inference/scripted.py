@@ -1,0 +1,200 @@
+"""Clients without a network for tests in virtual time, and a source that notes its answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from tritonclient.grpc import service_pb2 as pb
+
+from server.inference.client import ModelState
+from server.inference.errors import Fault, InferenceError
+from server.inference.settings import InferenceSettings, ModelRoute
+from server.session.commands import Decode
+from server.session.segment import Hypothesis
+from tests.server.inference.fake_triton import Asked, answer_to, asked_of
+
+PROBE_SAMPLES = 16000
+
+GONE = InferenceError(Fault.GONE, "UNAVAILABLE: connection refused")
+DEAD = InferenceError(Fault.DEAD, "INTERNAL: Stub process 'asr_0_0' is not healthy.")
+FAILED = InferenceError(Fault.FAILED, "INTERNAL: something broke")
+REFUSED = InferenceError(Fault.REFUSED, "INVALID_ARGUMENT: too short")
+LATE = InferenceError(Fault.LATE, "no answer in time")
+
+
+def window(job: int, samples: int = 3200, language: str = "en") -> Decode:
+    return Decode(job, np.ones(samples, np.int16), language)
+
+
+def settings(*addresses: str, limit: int = 2, **others: object) -> InferenceSettings:
+    routes = (
+        ModelRoute("asr", frozenset({"en"}), limit),
+        ModelRoute("asr_multilingual", frozenset({"auto", "es", "fr"}), limit),
+    )
+    values: dict[str, object] = {"models": routes, "heal_jitter_s": 0.0, **others}
+    return InferenceSettings(addresses or ("one",), **values)  # type: ignore[arg-type]
+
+
+@dataclass(eq=False)
+class Call:
+    """A window that is with the model, to be answered by the test."""
+
+    client: ScriptedClient
+    asked: Asked
+    result: asyncio.Future[pb.ModelInferResponse]
+
+    def answer(self) -> None:
+        if not self.result.done():
+            self.result.set_result(answer_to(self.asked))
+
+    def fail(self, error: InferenceError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+
+@dataclass(eq=False)
+class ScriptedClient:
+    """One Triton: probes are answered at once as its state says, real windows when the test says so."""
+
+    address: str
+    is_alive: bool = True
+    hangs: bool = False
+    """Calls run into their deadlines."""
+    seconds: float | None = None
+    """Answers windows by itself after so long; None: the test does."""
+    dead: set[str] = field(default_factory=set)
+    states: dict[str, ModelState] = field(default_factory=dict)
+    probe_error: InferenceError | None = None
+    load_error: InferenceError | None = None
+    load_s: float = 0.0
+    calls: list[Call] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    on_infer: Callable[[ScriptedClient, Asked], None] = lambda client, asked: None
+    is_closed: bool = False
+
+    async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
+        asked = asked_of(request)
+        if asked.samples == PROBE_SAMPLES:
+            self.log.append(f"probe {asked.model}")
+            await self._pass(timeout_s, asked.model)
+            if self.probe_error is not None:
+                raise self.probe_error
+            return answer_to(asked)
+        self.on_infer(self, asked)
+        call = Call(self, asked, asyncio.get_running_loop().create_future())
+        self.calls.append(call)
+        try:
+            await self._pass(timeout_s, asked.model)
+            if self.seconds is not None:
+                await asyncio.sleep(self.seconds)
+                return answer_to(asked)
+            async with asyncio.timeout(timeout_s):
+                return await call.result
+        except TimeoutError:
+            raise LATE from None
+        finally:
+            self.calls.remove(call)
+
+    async def is_live(self, timeout_s: float) -> bool:
+        await self._pass(timeout_s)
+        return True
+
+    async def model_state(self, model: str, timeout_s: float) -> ModelState:
+        await self._pass(timeout_s)
+        return self.states.get(model, ModelState.READY)
+
+    async def load(self, model: str, timeout_s: float) -> None:
+        await self._pass(timeout_s)
+        self.log.append(f"load {model}")
+        if self.load_error is not None:
+            raise self.load_error
+        if self.states.get(model, ModelState.READY) is not ModelState.READY:
+            self.states[model] = ModelState.LOADING
+            await asyncio.sleep(self.load_s)
+            self.dead.discard(model)
+        self.states[model] = ModelState.READY
+
+    async def unload(self, model: str, timeout_s: float) -> None:
+        await self._pass(timeout_s)
+        self.log.append(f"unload {model}")
+        self.states[model] = ModelState.UNLOADING
+
+    async def close(self) -> None:
+        self.is_closed = True
+        for call in list(self.calls):
+            call.fail(GONE)
+
+    async def _pass(self, timeout_s: float, model: str = "") -> None:
+        if self.hangs:
+            await asyncio.sleep(timeout_s)
+            raise LATE
+        if not self.is_alive:
+            raise GONE
+        if model and self.states.get(model, ModelState.READY) is not ModelState.READY:
+            raise GONE
+        if model in self.dead:
+            raise DEAD
+
+    def windows(self, model: str = "asr") -> list[int]:
+        """Lengths of the windows that are with a model."""
+        return [call.asked.samples for call in self.calls if call.asked.model == model]
+
+    def call(self, samples: int) -> Call:
+        """The call with the window of this length."""
+        return next(call for call in self.calls if call.asked.samples == samples)
+
+
+class Network:
+    """All clients, by address; pass `connect` to `Inference`."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.clients = {address: ScriptedClient(address) for address in addresses or ("one",)}
+
+    def connect(self, address: str) -> ScriptedClient:
+        return self.clients[address]
+
+
+class Source:
+    """A session as the scheduler sees it: gives windows, notes answers."""
+
+    def __init__(self, language: str = "en", first_job: int = 1000) -> None:
+        self.language = language
+        self.jobs = first_job
+        self.samples = 1600
+        self.answers: list[tuple[int, str]] = []
+        self.failures: list[tuple[int, str]] = []
+        self.taken: list[int] = []
+        self.gives_windows = True
+        self._news = asyncio.Event()
+
+    def take_partial(self) -> Decode | None:
+        if not self.gives_windows:
+            return None
+        self.jobs += 1
+        self.samples += 1
+        self.taken.append(self.jobs)
+        return window(self.jobs, self.samples, self.language)
+
+    def on_hypothesis(self, job: int, hypothesis: Hypothesis) -> None:
+        self.answers.append((job, hypothesis.text))
+        self._news.set()
+
+    def on_decode_failed(self, job: int, reason: str) -> None:
+        self.failures.append((job, reason))
+        self._news.set()
+
+    async def answered(self, count: int, timeout_s: float = 20.0) -> None:
+        """Waits until there have been so many answers, failures included."""
+        async with asyncio.timeout(timeout_s):
+            while len(self.answers) + len(self.failures) < count:
+                self._news.clear()
+                await self._news.wait()
+
+
+async def settle() -> None:
+    """Lets everything run that is ready to."""
+    for _ in range(12):
+        await asyncio.sleep(0)
