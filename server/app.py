@@ -19,6 +19,7 @@ from server.metrics import Metrics
 from server.protocol.close import CloseCode
 from server.registry import TOUCHES_PER_WINDOW, Registry
 from server.session.messages import Error
+from session_store.base import StoreError
 from session_store.factory import open_session_store, open_transcript_store
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ DRAIN_SHARE = 0.6
 """Part of the drain time that is given to clients; the rest is for stores and sockets."""
 
 RETENTION_INTERVAL_S = 3600.0
+STORE_RETRY_S = 1.0
 
 
 class App:
@@ -49,6 +51,7 @@ class App:
         self.registry = Registry(parts, settings)
         self.gateway = Gateway(settings, Access(settings), self.registry, self._inference, self.metrics)
         self._upkeep: list[asyncio.Task[None]] = []
+        self._is_healthy: bool | None = None
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[App], None]) -> None:
         """Serves until `stop` is set, then drains.
@@ -57,6 +60,7 @@ class App:
         """
         loop = asyncio.get_running_loop()
         try:
+            await self._await_stores()
             self._inference.on_trouble(self._tell)
             await self._inference.start()
             self.registry.start()
@@ -70,6 +74,17 @@ class App:
             await self._drain()
         finally:
             await self._close()
+
+    async def _await_stores(self) -> None:
+        """Waits for stores that are started beside the gateway; also makes their tables before the first client."""
+        for name, store in (("session store", self._sessions), ("transcript store", self._transcripts)):
+            while True:
+                try:
+                    await store.ping()
+                    break
+                except StoreError as error:
+                    log.warning(f"{name} out of reach: trying again", error=str(error))
+                    await asyncio.sleep(STORE_RETRY_S)
 
     async def _drain(self) -> None:
         log.info("draining", sessions=len(self.registry))
@@ -93,9 +108,11 @@ class App:
 
     def _tell(self, healthy: bool) -> None:
         """News of the speech models, for every client."""
+        before, self._is_healthy = self._is_healthy, healthy
         self.metrics.healthy.set(int(healthy))
         if healthy:
-            log.info("speech models answer again")
+            if before is False:
+                log.info("speech models answer again")
         else:
             log.warning("speech models do not answer")
             text = "the speech models do not answer: keep sending, your finals come when they are back"

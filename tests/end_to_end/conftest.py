@@ -14,12 +14,17 @@ from launcher.progress import Reporter
 from launcher.repository import ModelPlan, default_plans
 from launcher.setup import Installation, set_up
 from launcher.triton import TritonOptions, TritonProcess
+from tests.end_to_end.gateway import GatewayProcess
 
 LOG_LINES = 60
 RUNNING = pytest.StashKey[list[TritonProcess]]()
 
 MakeTriton = Callable[..., TritonProcess]
 """`make_triton(models=None, start=True)`: a Triton of the test's own, ready; `models` names those it serves."""
+
+
+MakeGateway = Callable[..., GatewayProcess]
+"""`make_gateway(folder="", triton_addresses=None, **settings)`: a gateway of the test's own, ready."""
 
 
 def _options(leases: list[PortLease]) -> TritonOptions:
@@ -83,6 +88,34 @@ def make_triton(installation: Installation, tmp_path: Path, pytestconfig: pytest
             _running(pytestconfig).remove(process)
         for lease in leases:
             lease.close()
+
+
+@pytest.fixture
+def make_gateway(triton: TritonProcess, tmp_path: Path) -> Iterator[MakeGateway]:
+    """Gateways of the test's own on the shared Triton (or on `triton_addresses`), ready; settings by name."""
+    made: list[GatewayProcess] = []
+
+    def make(*, folder: str = "", triton_addresses: list[str] | None = None, **settings: object) -> GatewayProcess:
+        addresses = triton_addresses or [triton.options.grpc_url]
+        process = GatewayProcess(tmp_path / (folder or f"gateway-{len(made)}"), addresses, **settings)
+        made.append(process)
+        return process.start()
+
+    try:
+        yield make
+    finally:
+        for process in made:
+            process.close()
+
+
+@pytest.fixture(scope="module")
+def gateway(triton: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway with the default settings that the tests of a module share."""
+    process = GatewayProcess(tmp_path_factory.mktemp("gateway"), [triton.options.grpc_url])
+    try:
+        yield process.start()
+    finally:
+        process.close()
 
 
 @pytest.hookimpl(wrapper=True)
