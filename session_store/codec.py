@@ -13,17 +13,23 @@ MAX_ID_CHARS = 128
 _HASH_BYTES = hashlib.sha256().digest_size
 
 
-def check_id(value: str, name: str = "session_id", *, may_be_empty: bool = False) -> str:
-    """`value`, if every backend can hold it as a key: at most 128 printable characters without spaces.
+def is_id(value: str) -> bool:
+    """Whether every backend can hold `value` as a key: at most 128 printable characters without spaces.
 
     SQL servers disagree on trailing spaces and on NUL; an id with either could stand for another session.
+    """
+    return 0 < len(value) <= MAX_ID_CHARS and value.isprintable() and " " not in value
+
+
+def check_id(value: str, name: str = "session_id", *, may_be_empty: bool = False) -> str:
+    """`value`, if `is_id`.
 
     Raises:
-        ValueError: it is not such an id.
+        ValueError: it is not.
     """
     if not value and may_be_empty:
         return value
-    if not 0 < len(value) <= MAX_ID_CHARS or not value.isprintable() or " " in value:
+    if not is_id(value):
         raise ValueError(f"{name} must be 1 to {MAX_ID_CHARS} printable characters without spaces")
     return value
 

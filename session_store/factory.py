@@ -43,14 +43,13 @@ def open_session_store(url: str, *, deadline_s: float = DEFAULT_DEADLINE_S) -> S
     if scheme in ("redis", "rediss", "unix"):
         from session_store.redis import RedisSessionStore
 
+        if "#" in url:  # the parser would drop it and what follows, and take what precedes for the host
+            raise _malformed("session store", scheme, "0")
         try:
             return RedisSessionStore(url, deadline_s=deadline_s)
         except (ValueError, TypeError):
             # The parser's own text may quote the part that holds the password.
-            raise ValueError(
-                f"session store: the {scheme} URL has not the form {scheme}://user:password@host:port/0 "
-                "(special characters in user or password must be percent-encoded)"
-            ) from None
+            raise _malformed("session store", scheme, "0") from None
     raise _unknown("session store", scheme, _SESSION_FORMS)
 
 
@@ -81,9 +80,10 @@ def open_transcript_store(url: str, *, deadline_s: float = DEFAULT_DEADLINE_S, p
             parsed = make_url(_DRIVERS[scheme] + url[url.index("://") :])
         except (ArgumentError, ValueError):
             # The parser's own text may quote the part that holds the password.
-            raise _malformed(scheme) from None
-        if not parsed.host or not parsed.database:
-            raise _malformed(scheme)
+            raise _malformed("transcript store", scheme, "database") from None
+        # An @ left over is one of the password's, and what precedes it would pass for the host, and be shown.
+        if not parsed.host or "@" in parsed.host or not parsed.database:
+            raise _malformed("transcript store", scheme, "database")
     else:
         raise _unknown("transcript store", scheme, _TRANSCRIPT_FORMS)
     return SqlTranscriptStore(SqlTarget(parsed), deadline_s=deadline_s, pool_size=pool_size)
@@ -96,12 +96,12 @@ def sqlite_url(path: Path) -> str:
 
 def default_session_url(state_dir: Path) -> str:
     """Where session state is kept unless the settings say otherwise."""
-    return sqlite_url(state_dir / "sessions.sqlite3")
+    return sqlite_url(state_dir / "sessions.sqlite")
 
 
 def default_transcript_url(state_dir: Path) -> str:
     """Where transcripts are kept unless the settings say otherwise."""
-    return sqlite_url(state_dir / "transcripts.sqlite3")
+    return sqlite_url(state_dir / "transcripts.sqlite")
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -124,9 +124,9 @@ def _sqlite_path(url: str) -> Path:
     return Path(path)
 
 
-def _malformed(scheme: str) -> ValueError:
+def _malformed(what: str, scheme: str, database: str) -> ValueError:
     return ValueError(
-        f"transcript store: the {scheme} URL has not the form {scheme}://user:password@host:port/database "
+        f"{what}: the {scheme} URL has not the form {scheme}://user:password@host:port/{database} "
         "(special characters in user or password must be percent-encoded)"
     )
 

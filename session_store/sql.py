@@ -7,18 +7,18 @@ import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Insert, Row, case, delete, func, literal, select, update
+from sqlalchemy import ColumnElement, Insert, Row, Table, case, delete, false, func, literal, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from session_store.base import DEFAULT_DEADLINE_S, Final, SessionSummary, StoreError, UnknownSessionError
-from session_store.codec import check_id, clean_text
+from session_store.codec import check_id, clean_text, is_id
+from session_store.group_commit import GroupCommit, Work
 from session_store.migrate import is_current, migrate
 from session_store.schema import MAX_LABEL_CHARS, MAX_LANGUAGE_CHARS, finals, heartbeat, server_now, sessions
 from session_store.sql_engine import READS_ONLY, SqlTarget, driver_errors, is_transient, make_engine
 
 T = TypeVar("T")
-Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _ATTEMPTS = 3
 _PURGE_BATCH = 500
@@ -41,6 +41,8 @@ class SqlTranscriptStore:
         self._deadline_s = deadline_s
         self._engine = make_engine(target, deadline_s=deadline_s, pool_size=pool_size)
         self._errors = driver_errors(target.url.get_backend_name())
+        is_sqlite = target.url.get_backend_name() == "sqlite"
+        self._group = GroupCommit(self._engine) if is_sqlite else None
         self._is_current = False
         self._migration: asyncio.Task[None] | None = None
         self._leftovers: set[asyncio.Task[Any]] = set()
@@ -88,7 +90,7 @@ class SqlTranscriptStore:
 
     async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
         """See `TranscriptStore.finals`."""
-        query = select(finals).where(finals.c.session_id == session_id, finals.c.seq > after).order_by(finals.c.seq)
+        query = select(finals).where(_is(finals, session_id), finals.c.seq > after).order_by(finals.c.seq)
 
         async def work(connection: AsyncConnection) -> list[Final]:
             return [
@@ -129,7 +131,7 @@ class SqlTranscriptStore:
         """See `TranscriptStore.session`."""
 
         async def work(connection: AsyncConnection) -> SessionSummary | None:
-            row = (await connection.execute(_summaries().where(sessions.c.session_id == session_id))).one_or_none()
+            row = (await connection.execute(_summaries().where(_is(sessions, session_id)))).one_or_none()
             return None if row is None else _summary(row)
 
         return await self._read(work)
@@ -138,7 +140,7 @@ class SqlTranscriptStore:
         """See `TranscriptStore.owner`."""
 
         async def work(connection: AsyncConnection) -> str | None:
-            return await connection.scalar(select(sessions.c.key_id).where(sessions.c.session_id == session_id))
+            return await connection.scalar(select(sessions.c.key_id).where(_is(sessions, session_id)))
 
         return await self._read(work)
 
@@ -146,7 +148,7 @@ class SqlTranscriptStore:
         """See `TranscriptStore.delete_session`."""
 
         async def work(connection: AsyncConnection) -> bool:
-            return (await connection.execute(delete(sessions).where(sessions.c.session_id == session_id))).rowcount > 0
+            return (await connection.execute(delete(sessions).where(_is(sessions, session_id)))).rowcount > 0
 
         return await self._write(work)
 
@@ -177,6 +179,8 @@ class SqlTranscriptStore:
     async def close(self) -> None:
         """See `TranscriptStore.close`."""
         leftovers = [*self._leftovers, *([self._migration] if self._migration else [])]
+        if self._group is not None:
+            await self._group.close(self._deadline_s)
         if leftovers:
             await asyncio.wait(leftovers, timeout=self._deadline_s)
         # A server that hangs does not answer a polite farewell either.
@@ -185,10 +189,19 @@ class SqlTranscriptStore:
         disposal.cancel()
 
     async def _write(self, work: Work[T]) -> T:
-        return await self._in_time(self._attempt(work, reads_only=False))
+        group = self._group
+        if group is not None:
+            return await self._in_time(self._attempt(lambda: group.run(work)))
+        return await self._in_time(self._attempt(lambda: self._transact(work, reads_only=False)))
 
     async def _read(self, work: Work[T]) -> T:
-        return await self._in_time(self._attempt(work, reads_only=True))
+        return await self._in_time(self._attempt(lambda: self._transact(work, reads_only=True)))
+
+    async def _transact(self, work: Work[T], *, reads_only: bool) -> T:
+        async with self._engine.connect() as connection:
+            await connection.execution_options(**{READS_ONLY: reads_only})
+            async with connection.begin():
+                return await work(connection)
 
     async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
         """Awaits `call` until the deadline. A driver that is stuck in its own clean-up is left to it."""
@@ -213,14 +226,11 @@ class SqlTranscriptStore:
         if not task.cancelled():
             task.exception()  # its caller has had a StoreError already
 
-    async def _attempt(self, work: Work[T], *, reads_only: bool) -> T:
+    async def _attempt(self, transaction: Callable[[], Awaitable[T]]) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 await self._ensure_schema()
-                async with self._engine.connect() as connection:
-                    await connection.execution_options(**{READS_ONLY: reads_only})
-                    async with connection.begin():
-                        return await work(connection)
+                return await transaction()
             except self._errors as exc:
                 if attempt == _ATTEMPTS or not is_transient(exc):
                     raise StoreError(f"{self._target.name}: {_first_line(exc)}") from exc
@@ -255,13 +265,18 @@ class SqlTranscriptStore:
                 return sqlite.insert(table).values(row).on_conflict_do_nothing()
 
 
+def _is(table: Table, session_id: str) -> ColumnElement[bool]:
+    """The row of this very id: to MySQL "a" and "a " are the same, and only the first is in the store."""
+    return table.c.session_id == session_id if is_id(session_id) else false()
+
+
 def _at_least(seconds: float) -> ColumnElement[float]:
     known = sessions.c.audio_seconds
     return case((known < seconds, literal(seconds)), else_=known)
 
 
 async def _update_session(connection: AsyncConnection, session_id: str, **values: Any) -> None:
-    statement = update(sessions).where(sessions.c.session_id == session_id)
+    statement = update(sessions).where(_is(sessions, session_id))
     result = await connection.execute(statement.values(updated_at=server_now(), **values))
     if result.rowcount == 0:
         raise UnknownSessionError(f"session {session_id} is not in the transcript store")

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from session_store.base import StoreError
     from session_store.factory import default_transcript_url, open_transcript_store, sqlite_path
 
-    state_dir = Path(os.environ.get("STARLING_STATE_DIR") or ".starling")
+    state_dir = Path(os.environ.get("STARLING_STATE_DIR") or ".starling").expanduser().absolute()
     url = args.store or os.environ.get(STORE_VARIABLE) or default_transcript_url(state_dir)
     try:
         path = sqlite_path(url)

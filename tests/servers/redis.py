@@ -39,15 +39,18 @@ class RedisServer(Server):
 
     def is_ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
-                connection.sendall(f"AUTH {PASSWORD}\r\nPING\r\n".encode())
-                return b"+PONG" in connection.recv(100) + connection.recv(100)
+            return b"+PONG" in self._ask("PING")
         except OSError:
             return False
 
     def flush(self) -> None:
         """Forgets everything."""
+        self._ask("FLUSHALL")
+
+    def _ask(self, command: str) -> bytes:
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(f"AUTH {PASSWORD}\r\nFLUSHALL\r\nQUIT\r\n".encode())
-            while connection.recv(1000):
-                pass
+            connection.sendall(f"AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n".encode())
+            reply = b""
+            while data := connection.recv(1000):
+                reply += data
+            return reply

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from session_store import schema
+from session_store.base import SessionStore, TranscriptStore
+from session_store.factory import open_session_store, open_transcript_store, sqlite_url
+from session_store.sql import SqlTranscriptStore
+from tests.servers.fixtures import mariadb_server, mariadb_template, postgres_server, redis_server
+
+__all__ = ["mariadb_server", "mariadb_template", "postgres_server", "redis_server"]
+
+Opener = Callable[[], SessionStore]
+
+REDIS = pytest.param("redis", marks=pytest.mark.redis)
+SQL_SERVERS = [
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+    pytest.param("postgresql", marks=pytest.mark.postgresql),
+]
+
+
+@pytest.fixture
+def session_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A fresh session store, by the parameter's name."""
+    match request.param:
+        case "memory":
+            return "memory://"
+        case "sqlite":
+            return sqlite_url(tmp_path / "sessions.sqlite")
+    server = request.getfixturevalue("redis_server")
+    server.flush()
+    return str(server.url)
+
+
+@pytest.fixture
+async def store(session_url: str) -> AsyncIterator[SessionStore]:
+    opened = open_session_store(session_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def opener(session_url: str) -> AsyncIterator[Opener]:
+    """Opens one more store at the same URL, as another gateway would."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        def open_one() -> SessionStore:
+            opened = open_session_store(session_url)
+            stack.push_async_callback(opened.close)
+            return opened
+
+        yield open_one
+
+
+@pytest.fixture
+def transcript_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    match request.param:
+        case "memory":
+            return "memory://"
+        case "sqlite":
+            return sqlite_url(tmp_path / "transcripts.sqlite")
+        case "mariadb":
+            return str(request.getfixturevalue("mariadb_server").url)
+    return str(request.getfixturevalue("postgres_server").url)
+
+
+@pytest.fixture
+async def transcripts(transcript_url: str) -> AsyncIterator[TranscriptStore]:
+    """An empty transcript store. Generous deadline: a first migration on a busy machine is not what is tested."""
+    opened = open_transcript_store(transcript_url, deadline_s=30)
+    if isinstance(opened, SqlTranscriptStore):
+        await opened.ping()
+        async with opened._engine.begin() as connection:
+            await connection.execute(delete(schema.sessions))
+    yield opened
+    await opened.close()
