@@ -88,7 +88,7 @@ class Inference:
             self._speech.append(self._make_pool(route.name, route.max_in_flight, probe, now))
         if settings.punctuation_languages:
             name, language = settings.punctuation_model, min(settings.punctuation_languages)
-            probe = wire.punctuation_request(name, "hello how are you", "", language)
+            probe = wire.punctuation_request(name, wire.PROBE_TEXT, "", language)
             self._make_pool(name, settings.punctuation_in_flight, probe, now)
         self._monitor = HealthMonitor(
             list(self._pools.values()), settings, self._clock, self._observer, self._on_replica_change
@@ -203,7 +203,7 @@ class Inference:
         """Every speech model has a Triton that answered an inference lately."""
         limit = self._settings.idle_probe_interval_s + 2 * self._settings.probe_timeout_s
         now = self._clock()
-        return bool(self._speech) and all(
+        return self._is_open and all(
             pool.is_up and pool.last_good is not None and now - pool.last_good < limit for pool in self._speech
         )
 

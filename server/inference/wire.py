@@ -12,6 +12,9 @@ from server.inference.errors import Fault, InferenceError
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
 
+PROBE_TEXT = "hello how are you"
+"""What the punctuation model is tried with."""
+
 
 def asr_request(model: str, command: Decode) -> ModelInferRequest:
     """A window for a speech model."""

@@ -12,6 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from server.inference.client import ModelState
 from server.inference.errors import Fault, InferenceError
 from server.inference.settings import InferenceSettings, ModelRoute
+from server.inference.wire import PROBE_TEXT
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
 from tests.server.inference.fake_triton import Asked, answer_to, asked_of
@@ -77,7 +78,7 @@ class ScriptedClient:
 
     async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
         asked = asked_of(request)
-        if asked.samples == PROBE_SAMPLES:
+        if asked.samples == PROBE_SAMPLES or asked.text == PROBE_TEXT:
             self.log.append(f"probe {asked.model}")
             await self._pass(timeout_s, asked.model)
             if self.probe_error is not None:
