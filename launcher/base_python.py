@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -58,6 +59,40 @@ class BasePython:
         return ()
 
 
+def missing_packages(base: BasePython) -> list[str]:
+    """The Debian packages that bring what this interpreter lacks for virtual environments and for Triton's stub."""
+    code = "import ensurepip, venv"
+    run = subprocess.run([str(base.executable), "-I", "-c", code], capture_output=True, timeout=30, check=False)
+    packages = ["python3-venv"] if run.returncode else []
+    if not base.library_path and not _system_has(base.shared_library):
+        packages.append(f"libpython{base.version}")
+    if not _system_has("libexpat.so.1"):
+        packages.append("libexpat1")
+    return packages
+
+
+def check_packages(base: BasePython) -> None:
+    """Refuses to begin what would fail later, and names all that is missing at once.
+
+    Raises:
+        LauncherError: with the one line that installs it.
+    """
+    packages = missing_packages(base)
+    if packages:
+        raise LauncherError(
+            f"Python {base.full_version} ({base.executable}) lacks {' and '.join(packages)}",
+            f"apt-get install -y {' '.join(packages)}, then run this again",
+        )
+
+
+def _system_has(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def choose_base_python(environment: Mapping[str, str] | None = None) -> BasePython:
     """The interpreter that `STARLING_TRITON_PYTHON` names, the running one, or another on this machine that will do.
 
@@ -81,7 +116,7 @@ def choose_base_python(environment: Mapping[str, str] | None = None) -> BasePyth
     raise LauncherError(
         f"Triton needs Python {' or '.join(SUPPORTED)} beside this Python {sys.version_info.major}."
         f"{sys.version_info.minor}, and none was found",
-        f"install one (apt-get install python3.12, pyenv or uv), or set {SETTING} to its path",
+        fX,
     )
 
 

@@ -15,6 +15,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from launcher.base_python import check_packages, choose_base_python
 from launcher.errors import LauncherError
 from launcher.lock import file_lock
 from launcher.paths import SOURCE_ROOT
@@ -44,6 +45,7 @@ def bootstrap(kind: str, root: Path, reporter: Reporter) -> None:
         if wanted.items() <= done.items():
             return
         if not has_pip(venv / "bin" / "python"):
+            check_packages(choose_base_python())
             reporter.step(f"making {venv}")
             create_venv(venv, Path(sys.executable))
             done = {}

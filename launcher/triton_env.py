@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.base_python import SETTING, SUPPORTED, BasePython, choose_base_python
+from launcher.base_python import SETTING, SUPPORTED, BasePython, check_packages, choose_base_python
 from launcher.errors import LauncherError
 from launcher.paths import Paths
 from launcher.progress import Reporter
@@ -152,6 +152,7 @@ def ensure_environment(paths: Paths, reporter: Reporter, base: BasePython | None
     base = base or choose_base_python()
     found = find_environment(paths, base)
     if found is None:
+        check_packages(base)
         found = _build(paths, reporter, base)
     check_libraries(found)
     return found

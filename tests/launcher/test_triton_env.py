@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher import triton_env
-from launcher.base_python import SUPPORTED, BasePython, choose_base_python, probe
+from launcher.base_python import SUPPORTED, BasePython, check_packages, choose_base_python, probe
 from launcher.errors import LauncherError
 from launcher.paths import Paths
 from launcher.setup import Installation
@@ -178,3 +178,14 @@ def test_the_interpreters_own_library_is_found(tmp_path: Path) -> None:
     (tmp_path / "lib" / "libpython3.12.so.1.0").touch()
 
     assert base.library_path == (tmp_path / "lib",)
+
+
+def test_all_that_an_interpreter_lacks_is_named_at_once(tmp_path: Path) -> None:
+    bare = tmp_path / "python3.11"
+    bare.write_text("#!/bin/sh\nexit 1\n")
+    bare.chmod(0o755)
+
+    with pytest.raises(LauncherError, match=r"apt-get install -y python3-venv libpython3\.77, then run this again"):
+        check_packages(BasePython(bare, "3.77.0", ()))
+
+    check_packages(choose_base_python())
