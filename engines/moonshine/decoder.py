@@ -48,7 +48,9 @@ class Row:
         tokens: what was decoded so far, without begin and end marks.
         probabilities: of each token, and of the end mark if it was reached.
         passes: decoder passes used.
-        confirmed: draft tokens that the arg-max confirmed.
+        confirmed: proposed tokens that the arg-max confirmed.
+        done: nothing more to decode.
+        ended: the end mark was reached, not the limit.
     """
 
     draft: Draft
@@ -58,6 +60,7 @@ class Row:
     passes: int = 0
     confirmed: int = 0
     done: bool = False
+    ended: bool = False
 
     def step(self) -> list[int]:
         """The tokens to feed: the last certain one, then proposals."""
@@ -74,7 +77,7 @@ class Row:
         self.probabilities += probabilities[: agreed + 1]
         self.tokens += chosen[:agreed]
         if chosen[agreed] == EOS:
-            self.done = True
+            self.done = self.ended = True
             return
         self.tokens.append(chosen[agreed])
         self.draft.advance(agreed, chosen[agreed])

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
 from engines.checks import is_silent, nothing_said, refusal
+from engines.moonshine.checks import made_up
 from engines.moonshine.decoder import GreedyDecoder, Job, Row
 from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE
+from engines.moonshine.integers import exact_int8
 from engines.moonshine.tokenizer import Tokenizer
 
 TOKENS_PER_SECOND = 6.5
@@ -39,14 +41,15 @@ class MoonshineEngine:
             model_dir: folder with ``encoder.<precision>.onnx``, ``decoder.<precision>.onnx`` and ``tokenizer.bin``.
             device: ``cpu`` or ``cuda``.
             device_id: which GPU.
-            precision: ``int8``, ``fp32`` or ``fp16``; empty takes the best one for the device.
+            precision: ``int8``, ``fp32`` or ``fp16``; empty takes fp16 on a GPU, and on a CPU int8 where its products
+                are exact, else fp32.
             threads: windows decoded at once on a CPU.
 
         Raises:
             FileNotFoundError: a file is missing.
             ValueError: an unknown device or precision, or a device that this ONNX Runtime does not have.
         """
-        precision = precision or ("fp16" if device == "cuda" else "int8")
+        precision = precision or _best_precision(device)
         if precision not in {"int8", "fp32", "fp16"}:
             raise ValueError(f"precision {precision!r} is unknown: use int8, fp32 or fp16")
         providers = _providers(device, device_id)
@@ -86,7 +89,7 @@ class MoonshineEngine:
         jobs = [
             Job(cross, window.draft.tolist(), _limit(window)) for window, cross in zip(windows, crosses, strict=True)
         ]
-        return [self._hypothesis(row) for row in self._decoder.decode(jobs)]
+        return [self._hypothesis(*pair) for pair in zip(windows, self._decoder.decode(jobs), strict=True)]
 
     def _encode(self, windows: list[Window]) -> list[NDArray[np.floating]]:
         """Windows are never padded to one another: the stem normalises over time."""
@@ -101,17 +104,30 @@ class MoonshineEngine:
             crosses |= {index: cross[:, at] for at, index in enumerate(indices)}
         return [crosses[index] for index in range(len(windows))]
 
-    def _hypothesis(self, row: Row) -> Hypothesis:
-        confidence = float(np.exp(np.log(row.probabilities).mean())) if row.tokens else 0.0
+    def _hypothesis(self, window: Window, row: Row) -> Hypothesis:
         text = self._tokenizer.decode(row.tokens)
-        stats = {"decoder_passes": float(row.passes), "accepted": float(row.confirmed)}
-        return Hypothesis(text, np.array(row.tokens, np.int32), confidence, _LANGUAGE, stats)
+        confidence = float(np.exp(np.log(row.probabilities).mean()))
+        seconds = len(window.audio) / SAMPLE_RATE
+        no_speech = made_up(text, row.tokens, seconds, confidence, stopped=not row.ended)
+        stats = {
+            "decoder_passes": float(row.passes),
+            "accepted": float(row.confirmed),
+            "no_speech": float(no_speech),
+        }
+        tokens = np.array(row.tokens, np.int32)
+        return Hypothesis("" if no_speech else text, tokens, 0.0 if no_speech else confidence, _LANGUAGE, stats)
 
 
 def _refusal(window: Window) -> EngineError | None:
     if window.language.split("-")[0].lower() != _LANGUAGE:
         return EngineError(f"language {window.language!r} is not spoken here: send en")
     return refusal(window)
+
+
+def _best_precision(device: str) -> str:
+    if device == "cuda":
+        return "fp16"
+    return "int8" if exact_int8() else "fp32"
 
 
 def _limit(window: Window) -> int:

@@ -77,10 +77,17 @@ class _Builder:
 
     def linear(self, x: str, parts: list[Linear], name: str, bias: FloatArray | None = None, floor: float = 0.0) -> str:
         """Multiplies by matrices side by side. `floor`: the smallest value that x can take, if there is one."""
-        return self._product(x, Linear.join(parts), None, name, bias, floor)
+        return self._product(x, Linear.join(parts), name, bias=bias, floor=floor)
 
     def _product(
-        self, x: str, weight: Linear, dense: FloatArray | None, name: str, bias: FloatArray | None, floor: float
+        self,
+        x: str,
+        weight: Linear,
+        name: str,
+        *,
+        bias: FloatArray | None,
+        floor: float,
+        dense: FloatArray | None = None,
     ) -> str:
         dense = weight.dense if dense is None else dense
         if self.precision == "int8":
@@ -90,7 +97,7 @@ class _Builder:
             product = self.op("MatMul", x, self.constant(f"{name}.weight", dense), name=f"{name}.matmul")
         return product if bias is None else self.op("Add", product, self.constant(f"{name}.bias", bias), name=name)
 
-    def convolution(self, x: str, weight: FloatArray, stride: int, name: str, bias: FloatArray, floor: float) -> str:
+    def convolution(self, x: str, weight: FloatArray, stride: int, name: str, *, bias: FloatArray, floor: float) -> str:
         """A convolution over frames [B, T, C] as a matrix product over gathered frames; `weight` is (N, C, kernel)."""
         outputs, channels, kernel = weight.shape
         frames = self.op("Shape", x, name=f"{name}.frames", start=1, end=2)
@@ -103,7 +110,7 @@ class _Builder:
         x = self.op("Gather", x, self.op("Add", starts, offsets, name=f"{name}.index"), name=f"{name}.windows", axis=1)
         x = self.op("Reshape", x, self.ints(0, 0, kernel * channels), name=f"{name}.patches")
         dense = weight.transpose(2, 1, 0).reshape(kernel * channels, outputs)
-        return self._product(x, Linear.quantise(dense), dense, name, bias, floor)
+        return self._product(x, Linear.quantise(dense), name, bias=bias, floor=floor, dense=dense)
 
     def _int8_matmul(self, x: str, weight: Linear, name: str, floor: float) -> str:
         """An integer product. Each row of `x` has a scale of its own, so rows cannot touch each other. (A row of
@@ -213,7 +220,7 @@ def _stem(b: _Builder, encoder: Weights) -> str:
     x = b.op("Mul", x, b.constant("group.weight", tensors["groupnorm.weight"].ravel()), name="group_scale")
     x = b.op("Add", x, b.constant("group.bias", tensors["groupnorm.bias"].ravel()), name="group_shift")
     for name, stride, floor in (("conv2", 3, 0.0), ("conv3", 2, _GELU_FLOOR)):
-        x = b.convolution(x, tensors[f"{name}.weight"], stride, name, tensors[f"{name}.bias"], floor)
+        x = b.convolution(x, tensors[f"{name}.weight"], stride, name, bias=tensors[f"{name}.bias"], floor=floor)
         x = b.op("Gelu", x, name=f"{name}.gelu", domain=_MS)
     return x
 
