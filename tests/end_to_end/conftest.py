@@ -14,17 +14,13 @@ from launcher.progress import Reporter
 from launcher.repository import ModelPlan, default_plans
 from launcher.setup import Installation, set_up
 from launcher.triton import TritonOptions, TritonProcess
-from tests.end_to_end.gateway import GatewayProcess
+from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 
 LOG_LINES = 60
 RUNNING = pytest.StashKey[list[TritonProcess]]()
 
 MakeTriton = Callable[..., TritonProcess]
 """`make_triton(models=None, start=True)`: a Triton of the test's own, ready; `models` names those it serves."""
-
-
-MakeGateway = Callable[..., GatewayProcess]
-"""`make_gateway(folder="", triton_addresses=None, **settings)`: a gateway of the test's own, ready."""
 
 
 def _options(leases: list[PortLease]) -> TritonOptions:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from launcher.paths import SOURCE_ROOT
@@ -134,6 +135,10 @@ class GatewayProcess:
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+
+MakeGateway = Callable[..., GatewayProcess]
+"""`make_gateway(folder="", triton_addresses=None, **settings)`: a gateway of the test's own, ready."""
 
 
 def _text(value: object) -> str:
