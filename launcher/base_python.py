@@ -63,7 +63,7 @@ def missing_packages(base: BasePython) -> list[str]:
     """The Debian packages that bring what this interpreter lacks for virtual environments and for Triton's stub."""
     code = "import ensurepip, venv"
     run = subprocess.run([str(base.executable), "-I", "-c", code], capture_output=True, timeout=30, check=False)
-    packages = ["python3-venv"] if run.returncode else []
+    packages = [f"python{base.version}-venv"] if run.returncode else []
     if not base.library_path and not _system_has(base.shared_library):
         packages.append(f"libpython{base.version}")
     if not _system_has("libexpat.so.1"):
@@ -116,7 +116,7 @@ def choose_base_python(environment: Mapping[str, str] | None = None) -> BasePyth
     raise LauncherError(
         f"Triton needs Python {' or '.join(SUPPORTED)} beside this Python {sys.version_info.major}."
         f"{sys.version_info.minor}, and none was found",
-        fX,
+        f"install one (the distribution's, pyenv's, or `uv python install 3.12`), or set {SETTING} to its path",
     )
 
 

@@ -185,7 +185,7 @@ def test_all_that_an_interpreter_lacks_is_named_at_once(tmp_path: Path) -> None:
     bare.write_text("#!/bin/sh\nexit 1\n")
     bare.chmod(0o755)
 
-    with pytest.raises(LauncherError, match=r"apt-get install -y python3-venv libpython3\.77, then run this again"):
+    with pytest.raises(LauncherError, match=r"apt-get install -y python3\.77-venv libpython3\.77, then run this again"):
         check_packages(BasePython(bare, "3.77.0", ()))
 
     check_packages(choose_base_python())
