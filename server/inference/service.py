@@ -27,6 +27,9 @@ __all__ = ["Inference", "InferenceHealth", "ModelHealth", "PartialSource", "Repl
 
 log = logging.getLogger(__name__)
 
+NEWS_DELAY_S = 0.1
+"""Models that are lost with one Triton are told of together."""
+
 SWEEP_S = 1.0
 """How often waiting finals are checked against their deadline."""
 
@@ -65,7 +68,10 @@ class Inference:
         self._tritons: list[Triton] = []
         self._monitor: HealthMonitor | None = None
         self._listeners: list[Callable[[bool], None]] = []
-        self._has_told = False
+        self._told: bool | None = None
+        self._is_news = False
+        """A model has lost its last Triton since the listeners were told."""
+        self._teller: asyncio.TimerHandle | None = None
         self._flights: dict[asyncio.Task[Hypothesis], tuple[Ticket, Replica, float]] = {}
         self._calls: dict[Ticket, asyncio.Task[Hypothesis]] = {}
         self._delays = DelayEstimate()
@@ -98,7 +104,7 @@ class Inference:
             self._punctuator = Punctuator(pool, self._monitor, timeout_s, self._clock, self._observer)
         self._is_open = True
         await self._monitor.start()
-        self._tell(all(pool.is_up for pool in self._speech))
+        self._tell()
 
     async def close(self) -> None:
         """Ends all work without answers: what was asked for is not decoded, and nothing is called any more.
@@ -108,7 +114,7 @@ class Inference:
         self._is_open = False
         if self._punctuator is not None:
             self._punctuator.stop()
-        for handle in (self._pump_handle, self._timer):
+        for handle in (self._pump_handle, self._timer, self._teller):
             if handle is not None:
                 handle.cancel()
         self._scheduler.forget_all()
@@ -374,14 +380,20 @@ class Inference:
                 if sent_to is replica:
                     task.cancel()
         has_turned = pool.note_change(self._clock())
-        if pool in self._speech and has_turned and self._has_told:
-            healthy = all(speech.is_up for speech in self._speech)
-            if healthy or not pool.is_up:
-                self._tell(healthy)
+        if pool in self._speech and has_turned and self._told is not None:
+            self._is_news |= not pool.is_up
+            if self._teller is None:
+                self._teller = asyncio.get_running_loop().call_later(NEWS_DELAY_S, self._tell)
         self._pump_soon()
 
-    def _tell(self, healthy: bool) -> None:
-        self._has_told = True
+    def _tell(self) -> None:
+        """Tells the listeners, unless there was nothing but a recovery that leaves another model out of reach."""
+        self._teller = None
+        healthy = all(pool.is_up for pool in self._speech)
+        if (self._told and healthy) or (self._told is False and not healthy and not self._is_news):
+            self._is_news = False
+            return
+        self._told, self._is_news = healthy, False
         for callback in self._listeners:
             try:
                 callback(healthy)

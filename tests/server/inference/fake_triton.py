@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass(slots=True)
 class Model:
-    """How one model behaves; `trouble` is asked first for every request and may raise `Abort`."""
+    """How one model behaves; `trouble` is asked first for every request and may raise `AbortError`."""
 
     state: str = "READY"
     is_stub_dead: bool = False
@@ -43,7 +43,7 @@ class Model:
     trouble: Callable[[Asked], None] | None = None
 
 
-class Abort(Exception):
+class AbortError(Exception):
     """Has the request fail with this status."""
 
     def __init__(self, code: grpc.StatusCode, details: str) -> None:
@@ -142,7 +142,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         try:
             await self._enter("ModelInfer")
             return await self._infer(asked)
-        except Abort as abort:
+        except AbortError as abort:
             await context.abort(abort.code, abort.details)
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -155,14 +155,14 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
     async def _infer(self, asked: Asked) -> Any:
         model = self.models.get(asked.model)
         if model is None or model.state != "READY":
-            raise Abort(grpc.StatusCode.UNAVAILABLE, f"Request for unknown model: '{asked.model}' is not found")
+            raise AbortError(grpc.StatusCode.UNAVAILABLE, f"Request for unknown model: '{asked.model}' is not found")
         if model.is_stub_dead:
-            raise Abort(grpc.StatusCode.INTERNAL, DEAD_STUB)
+            raise AbortError(grpc.StatusCode.INTERNAL, DEAD_STUB)
         if model.trouble is not None:
             model.trouble(asked)
         await model.gate.wait()
         if model.is_stub_dead:
-            raise Abort(grpc.StatusCode.INTERNAL, DEAD_STUB)
+            raise AbortError(grpc.StatusCode.INTERNAL, DEAD_STUB)
         return answer_to(asked)
 
     async def _enter(self, call: str) -> None:

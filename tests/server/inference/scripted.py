@@ -26,6 +26,11 @@ REFUSED = InferenceError(Fault.REFUSED, "INVALID_ARGUMENT: too short")
 LATE = InferenceError(Fault.LATE, "no answer in time")
 
 
+def again(error: InferenceError) -> InferenceError:
+    """A fresh copy: one that is raised many times would collect tracebacks."""
+    return InferenceError(error.fault, error.reason)
+
+
 def window(job: int, samples: int = 3200, language: str = "en") -> Decode:
     return Decode(job, np.ones(samples, np.int16), language)
 
@@ -53,7 +58,7 @@ class Call:
 
     def fail(self, error: InferenceError) -> None:
         if not self.result.done():
-            self.result.set_exception(error)
+            self.result.set_exception(again(error))
 
 
 @dataclass(eq=False)
@@ -68,7 +73,7 @@ class ScriptedClient:
     """Answers windows by itself after so long; None: the test does."""
     dead: set[str] = field(default_factory=set)
     states: dict[str, ModelState] = field(default_factory=dict)
-    probe_error: InferenceError | None = None
+    probe_errors: dict[str, InferenceError] = field(default_factory=dict)
     load_error: InferenceError | None = None
     load_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -81,8 +86,8 @@ class ScriptedClient:
         if asked.samples == PROBE_SAMPLES or asked.text == PROBE_TEXT:
             self.log.append(f"probe {asked.model}")
             await self._pass(timeout_s, asked.model)
-            if self.probe_error is not None:
-                raise self.probe_error
+            if (error := self.probe_errors.get(asked.model)) is not None:
+                raise again(error)
             return answer_to(asked)
         self.on_infer(self, asked)
         call = Call(self, asked, asyncio.get_running_loop().create_future())
@@ -95,7 +100,7 @@ class ScriptedClient:
             async with asyncio.timeout(timeout_s):
                 return await call.result
         except TimeoutError:
-            raise LATE from None
+            raise again(LATE) from None
         finally:
             self.calls.remove(call)
 
@@ -111,7 +116,7 @@ class ScriptedClient:
         await self._pass(timeout_s)
         self.log.append(f"load {model}")
         if self.load_error is not None:
-            raise self.load_error
+            raise again(self.load_error)
         if self.states.get(model, ModelState.READY) is not ModelState.READY:
             self.states[model] = ModelState.LOADING
             await asyncio.sleep(self.load_s)
@@ -131,13 +136,13 @@ class ScriptedClient:
     async def _pass(self, timeout_s: float, model: str = "") -> None:
         if self.hangs:
             await asyncio.sleep(timeout_s)
-            raise LATE
+            raise again(LATE)
         if not self.is_alive:
-            raise GONE
+            raise again(GONE)
         if model and self.states.get(model, ModelState.READY) is not ModelState.READY:
-            raise GONE
+            raise again(GONE)
         if model in self.dead:
-            raise DEAD
+            raise again(DEAD)
 
     def windows(self, model: str = "asr") -> list[int]:
         """Lengths of the windows that are with a model."""
