@@ -146,14 +146,13 @@ class Journal:
             current = before[-1] if before else self._language_before or first_language
             self._unsent.appendleft(Control("language", wanted, current))
 
-    def answer_finalize(self, identifier: str) -> bool:
-        """Note the answer to a finalize; return whether it was still awaited."""
-        for control in self.pending_finalizes:
+    def unanswered_until(self, identifier: str) -> list[Control]:
+        """Return the awaited finalizes up to the named one, which is the last; empty where it is not awaited."""
+        pending = self.pending_finalizes
+        for count, control in enumerate(pending, start=1):
             if control.value == identifier:
-                control.answered = True
-                self._forget_controls()
-                return True
-        return False
+                return pending[:count]
+        return []
 
     def settled_finalizes(self) -> list[Control]:
         """Return the finalizes that were handled, by the acknowledgement, though their answer was lost."""

@@ -84,6 +84,7 @@ class SessionProtocol:
         self._backoff = Backoff(policy, rng)
         self._offline_since = now
         self._hello: str | None = None
+        self._first_language = ""
         self._resumed = False
         self._resent_from = 0
         self._end_was_sent = False
@@ -227,7 +228,9 @@ class SessionProtocol:
             case SpeechStarted() | SpeechEnded():
                 return self._on_speech(message)
             case Finalized():
-                return [message] if self._journal.answer_finalize(message.id) else []
+                # Answers come in order: one that did not come before this was lost with an earlier connection.
+                answered = self._journal.unanswered_until(message.id)
+                return [*self._settle(answered)[:-1], message] if answered else []
             case ErrorEvent():
                 self._last_error = message
                 return [message]
@@ -237,14 +240,15 @@ class SessionProtocol:
     def _on_session(self, message: messages.SessionMessage) -> list[Event]:
         if self.phase is not Phase.OPENING or message.resumed is not (self.info is not None):
             raise ProtocolError("the server sent a session message that was not asked for")
-        first, self.info = self.info, message.info
+        self.info = message.info
         self._check_format(message.info)
         self.phase = Phase.LIVE
         self._resumed = message.resumed
         self._replay_until = message.info.next_seq - 1
-        if first is None:
+        if not message.resumed:
+            self._first_language = message.info.language
             return [message.info]
-        self._journal.replay_controls(message.info.audio_offset, self.settings.language or first.language)
+        self._journal.replay_controls(message.info.audio_offset, self._first_language)
         gap = max(0, self._resent_from - message.info.audio_offset)
         resent = max(0, message.info.audio_offset - self._resent_from)
         attempts, self._attempts_of_break = self._attempts_of_break, 0

@@ -99,7 +99,7 @@ class ModelServer:
             self.store[token] = replace(stored, acked=max(stored.acked, value), language=live.language)
             self._tell(live, {"type": "ack", "audio_offset": value})
         elif kind == "finalized":
-            self._tell(live, {"type": "finalized", "id": value, "audio_offset": live.received})
+            self._tell(live, {"type": "finalized", "id": value[0], "audio_offset": value[1]})
         else:
             del self.store[token], self.live[token]
             done = {"audio_offset": live.received, "segments": len(stored.finals)}
@@ -148,7 +148,7 @@ class Connection:
             live.language = message["language"]
         elif kind == "finalize":
             self._close_segment()
-            live.owed.append(("finalized", message["id"]))
+            live.owed.append(("finalized", (message["id"], live.received)))
         elif kind == "end":
             self._close_segment()
             live.owed.extend((("ack", live.received), ("done", None)))
