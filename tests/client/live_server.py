@@ -16,8 +16,8 @@ from tests.client.model_server import Close, ModelServer
 
 
 class LiveServer:
-    """Serves `model` at `url`. Queued `refusals` answer the next handshakes; `on_audio` sees each audio frame first, and
-    ends the connection there by raising ConnectionResetError."""
+    """Serves `model` at `url`. Queued `refusals` answer the next handshakes; `on_audio` sees each audio frame first,
+    and ends the connection there by raising ConnectionResetError."""
 
     def __init__(self) -> None:
         self.model = ModelServer()

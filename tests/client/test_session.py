@@ -70,7 +70,7 @@ async def test_a_stream_gives_typed_events_from_start_to_done(server: LiveServer
 
 async def test_connections_cut_anywhere_change_nothing_in_the_finals(server: LiveServer) -> None:
     def cut(socket: ServerConnection, count: int) -> None:
-        if count % 3 == 0:
+        if count in (1, 3, 7, 12, 20, 33):
             socket.transport.abort()
             raise ConnectionResetError
 
@@ -80,12 +80,12 @@ async def test_connections_cut_anywhere_change_nothing_in_the_finals(server: Liv
         events = [event async for event in live.stream(WORDS)]
     assert texts(events) == TEXTS
     assert {Reconnecting, Reconnected} <= kinds(events)
-    assert len(server.requests) > 5
+    assert len(server.requests) == 7
 
 
 async def test_a_server_that_forgets_all_but_its_store_changes_nothing(server: LiveServer) -> None:
     def restart(socket: ServerConnection, count: int) -> None:
-        if count % 4 == 0:
+        if count in (1, 3, 7, 12, 20):
             server.model.restart()
             socket.transport.abort()
             raise ConnectionResetError
