@@ -66,6 +66,7 @@ class Inference:
         self._speech: list[Pool] = []
         self._punctuator: Punctuator | None = None
         self._tritons: list[Triton] = []
+        self._loop: asyncio.AbstractEventLoop
         self._monitor: HealthMonitor | None = None
         self._listeners: list[Callable[[bool], None]] = []
         self._told: bool | None = None
@@ -86,6 +87,7 @@ class Inference:
         """Connects and has every model do a first inference. Returns when each has been tried once, whether it
         answered or not: see `health`."""
         settings, now = self._settings, self._clock()
+        self._loop = asyncio.get_running_loop()
         self._tritons = [Triton(self._connect(address), now) for address in settings.addresses]
         window = wire.probe_window()
         for route in settings.models:
@@ -163,7 +165,7 @@ class Inference:
         model = self._route(command.language)
         if model is None:
             reason = f"no model hears {command.language!r}: choose one of {', '.join(sorted(self._routes))}"
-            asyncio.get_running_loop().call_soon(self._fail_unrouted, source, command.job, reason)
+            self._loop.call_soon(self._fail_unrouted, source, command.job, reason)
             return
         now = self._clock()
         pool = self._pools[model]
@@ -244,7 +246,7 @@ class Inference:
     def _pump_soon(self) -> None:
         # Once for all that is wanted in this turn of the loop, so that its ranks decide and not its order.
         if self._pump_handle is None and self._is_open:
-            self._pump_handle = asyncio.get_running_loop().call_soon(self._pump)
+            self._pump_handle = self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Sends what there is room for."""
@@ -275,7 +277,7 @@ class Inference:
         settings = self._settings
         timeout_s = settings.final_timeout_s if ticket.is_final else settings.partial_timeout_s
         replica.in_flight += 1
-        task = asyncio.get_running_loop().create_task(_infer(replica, ticket.command, timeout_s))
+        task = self._loop.create_task(_infer(replica, ticket.command, timeout_s))
         self._flights[task] = (ticket, replica, now)
         self._calls[ticket] = task
         task.add_done_callback(self._landed)
@@ -355,7 +357,7 @@ class Inference:
                 return
             self._timer.cancel()
         self._timer_at = min(times)
-        self._timer = asyncio.get_running_loop().call_later(self._timer_at - now, self._on_timer)
+        self._timer = self._loop.call_later(self._timer_at - now, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -383,7 +385,7 @@ class Inference:
         if pool in self._speech and has_turned and self._told is not None:
             self._is_news |= not pool.is_up
             if self._teller is None:
-                self._teller = asyncio.get_running_loop().call_later(NEWS_DELAY_S, self._tell)
+                self._teller = self._loop.call_later(NEWS_DELAY_S, self._tell)
         self._pump_soon()
 
     def _tell(self) -> None:
