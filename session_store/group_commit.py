@@ -77,6 +77,8 @@ class GroupCommit:
         try:
             async with self._engine.begin() as connection:
                 for entry in batch:
+                    if entry.future.done():  # the lock may have taken long to come
+                        continue
                     try:
                         entry.outcome = await entry.work(connection)
                     except StoreError as exc:

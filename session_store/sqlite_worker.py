@@ -31,6 +31,10 @@ class _Call:
     outcome: Any = None
     error: Exception | None = None
 
+    def is_awaited(self) -> bool:
+        """Whether its caller has not given up; what nobody waits for must not happen after all."""
+        return self.expires > time.monotonic() and not self.future.done()
+
 
 class SqliteWorker:
     """Runs functions of a connection in its own thread, many to a transaction, each to a savepoint.
@@ -111,8 +115,7 @@ class SqliteWorker:
                 except queue.Empty:
                     break
             stop = call is None
-            now = time.monotonic()
-            self._run_batch([call for call in batch if call.expires > now and not call.future.done()])
+            self._run_batch([call for call in batch if call.is_awaited()])
         self._disconnect()
 
     def _run_batch(self, batch: list[_Call]) -> None:
@@ -137,6 +140,8 @@ class SqliteWorker:
         db = self._connect()
         db.execute("BEGIN IMMEDIATE")
         for call in batch:
+            if not call.is_awaited():  # the lock may have taken long to come
+                continue
             db.execute("SAVEPOINT one")
             try:
                 call.outcome = call.run(db)

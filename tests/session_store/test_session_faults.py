@@ -25,6 +25,7 @@ from session_store.factory import open_session_store, sqlite_url
 from session_store.redis import RedisSessionStore
 from session_store.sqlite import SqliteSessionStore
 from tests.servers.redis import RedisServer
+from tests.session_store.conftest import fill_up
 
 STATE = SessionState("session-1", hashlib.sha256(b"token").digest(), tail="tail")
 LONG = 3600.0
@@ -204,6 +205,25 @@ async def test_sqlite_on_a_full_disk(path: Path) -> None:
             assert await store.peek(state.session_id) == state
             await store.delete(state.session_id, fence=own_fence)
         await store.save(replace(STATE, tail="x" * 4000), fence=fence, ttl_s=LONG)
+
+
+async def test_sqlite_on_a_disk_that_fills_up_and_is_cleared(small_disk: Path) -> None:
+    async with opened(SqliteSessionStore(small_disk / "sessions.sqlite")) as store:
+        fence = await store.create(STATE, owner="a", ttl_s=LONG)
+        ballast = fill_up(small_disk)
+        promised = STATE
+        with pytest.raises(StoreError, match=r"full|disk"):  # noqa: PT012
+            for seq in range(1000):
+                state = replace(STATE, next_seq=seq, tail=str(seq) * 1000)
+                await store.save(state, fence=fence, ttl_s=LONG)
+                promised = state
+        with pytest.raises(StoreError, match=r"full|disk"):
+            await store.ping()
+        ballast.unlink()
+        await back_again(store)
+        assert await store.peek("session-1") == promised
+        await store.save(replace(STATE, next_seq=2000), fence=fence, ttl_s=LONG)
+        assert await store.peek("session-1") == replace(STATE, next_seq=2000)
 
 
 async def test_sqlite_file_removed(path: Path) -> None:
