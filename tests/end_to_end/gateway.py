@@ -88,6 +88,13 @@ class GatewayProcess:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
+    def wait_metric(self, name: str, value: float, timeout_s: float = 30) -> None:
+        """Waits until a metric has a value; for other processes there is no event to wait for."""
+        deadline = time.monotonic() + timeout_s
+        while self.metric(name) != value:
+            assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}, after {timeout_s} s"
+            time.sleep(POLL_S)
+
     def kill(self) -> None:
         """SIGKILL: nothing is saved, nobody is told."""
         self._signal(signal.SIGKILL)
