@@ -80,7 +80,7 @@ async def test_connections_cut_anywhere_change_nothing_in_the_finals(server: Liv
         events = [event async for event in live.stream(WORDS)]
     assert texts(events) == TEXTS
     assert {Reconnecting, Reconnected} <= kinds(events)
-    assert len(server.requests) == 7
+    assert len(server.requests) > 3
 
 
 async def test_a_server_that_forgets_all_but_its_store_changes_nothing(server: LiveServer) -> None:
