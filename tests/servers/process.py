@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -130,8 +131,7 @@ class Server(ABC):
     def kill(self) -> None:
         """SIGKILL for the server and its children; returns when all are gone."""
         family = self._family()
-        for process in family:
-            process.kill()
+        _each(family, psutil.Process.kill)
         if self._process is not None:
             self._process.wait(STOP_DEADLINE_S)
         psutil.wait_procs(family, timeout=STOP_DEADLINE_S)
@@ -139,13 +139,11 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Stops the server in its tracks: connections stay open and nothing answers."""
-        for process in self._family():
-            process.suspend()
+        _each(self._family(), psutil.Process.suspend)
 
     def resume(self) -> None:
         """The end of a pause."""
-        for process in self._family():
-            process.resume()
+        _each(self._family(), psutil.Process.resume)
 
     @property
     def log(self) -> Path:
@@ -176,6 +174,12 @@ class Server(ABC):
             return [parent, *parent.children(recursive=True)]
         except psutil.NoSuchProcess:
             return []
+
+
+def _each(family: Sequence[psutil.Process], action: Callable[[psutil.Process], None]) -> None:
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):  # a server's child may end at any time
+            action(process)
 
 
 def _group(user: str | None) -> int | None:
