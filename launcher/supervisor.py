@@ -86,7 +86,7 @@ class TritonSupervisor:
             LauncherError: it does not come up.
         """
         try:
-            await self._start_once()
+            await self._start_first()
         except BaseException:
             await asyncio.to_thread(self.process.stop)
             await self._set(TritonState.STOPPED, "did not start")
@@ -111,6 +111,18 @@ class TritonSupervisor:
         """
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: self._state == state)
+
+    async def _start_first(self) -> None:
+        try:
+            await self._start_once()
+        except LauncherError as error:
+            # A crash is no matter of settings: see TritonProcess.start_ready.
+            if not self.process.crashed:
+                raise
+            await asyncio.to_thread(self.process.stop)
+            await self._set(TritonState.WAITING, str(error))
+            self.restarts += 1
+            await self._start_once()
 
     async def _start_once(self) -> None:
         await self._set(TritonState.STARTING, "starting")

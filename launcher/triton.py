@@ -146,6 +146,29 @@ class TritonProcess:
         )
         self._pid = self._read_pid(self._guard)
 
+    @property
+    def crashed(self) -> bool:
+        """Whether the server ended by a signal, its own abort included, and not by a decision."""
+        return self._guard is not None and (self._guard.poll() or 0) >= 128
+
+    def start_ready(self) -> None:
+        """Starts the server and waits for its models; one that crashes while it starts is started once more.
+
+        Triton 2.51 aborts at start now and then, on a busy machine, in the shared memory between it and a stub.
+
+        Raises:
+            LauncherError: as `start` and `wait_ready`.
+        """
+        self.start()
+        try:
+            self.wait_ready()
+        except LauncherError:
+            if not self.crashed:
+                raise
+            self.stop()
+            self.start()
+            self.wait_ready()
+
     def is_ready(self) -> bool:
         """Whether Triton says that it and all its models are ready.
 
@@ -311,7 +334,9 @@ class TritonProcess:
         }
         if not options.gpu:
             flags |= {"allow-gpu-metrics": "false", "pinned-memory-pool-byte-size": 0}
-        return [str(self.environment.server), *(f"--{name}={value}" for name, value in flags.items())]
+        # The configurations are complete; completing them would start every stub twice.
+        arguments = ["--disable-auto-complete-config", *(f"--{name}={value}" for name, value in flags.items())]
+        return [str(self.environment.server), *arguments]
 
     def _read_pid(self, guard: subprocess.Popen[bytes]) -> int:
         assert guard.stdout is not None

@@ -50,8 +50,7 @@ def triton(installation: Installation, pytestconfig: pytest.Config) -> Iterator[
     process = installation.triton_process(_options(leases), _plans(installation.paths, None))
     _running(pytestconfig).append(process)
     try:
-        process.start()
-        process.wait_ready()
+        process.start_ready()
         yield process
     finally:
         process.stop()
@@ -72,8 +71,7 @@ def make_triton(installation: Installation, tmp_path: Path, pytestconfig: pytest
         made.append(process)
         _running(pytestconfig).append(process)
         if start:
-            process.start()
-            process.wait_ready()
+            process.start_ready()
         return process
 
     try:

@@ -216,6 +216,38 @@ async def test_the_supervisor_tries_until_it_succeeds(make_echo: MakeEcho) -> No
         assert supervisor.restarts == 2
 
 
+ABORT_ONCE = """
+import os, signal
+from pathlib import Path
+marker = Path(__file__).with_name("aborted")
+if not marker.exists():
+    marker.touch()
+    # The stub's parent is the server.
+    os.kill(os.getppid(), signal.SIGABRT)
+"""
+
+
+def test_a_server_that_crashes_at_its_start_is_started_once_more(make_echo: MakeEcho) -> None:
+    process = make_echo()
+    model = process.repository / "echo" / "1" / "model.py"
+    model.write_text(model.read_text() + ABORT_ONCE)
+
+    process.start_ready()
+
+    assert (model.parent / "aborted").exists()
+    assert _say(process, "hello") == "hello"
+
+
+async def test_a_crash_at_the_supervised_start_is_no_failure(make_echo: MakeEcho) -> None:
+    process = make_echo()
+    model = process.repository / "echo" / "1" / "model.py"
+    model.write_text(model.read_text() + ABORT_ONCE)
+
+    async with TritonSupervisor(process) as supervisor:
+        assert supervisor.restarts == 1
+        assert _say(process, "hello") == "hello"
+
+
 async def test_the_first_start_fails_at_once(make_echo: MakeEcho) -> None:
     process = make_echo()
     (process.repository / "echo" / "1" / "model.py").write_text("raise RuntimeError('no')")
