@@ -91,9 +91,8 @@ class AudioFile:
 
     def _as_float(self, frames: int) -> Iterator[npt.NDArray[np.float32]]:
         for block in self._blocks(frames):
-            yield (
-                (block / np.float32(32768)).astype(np.float32) if block.dtype == np.int16 else block.astype(np.float32)
-            )
+            full_scale = 32768 if block.dtype == np.int16 else 1
+            yield (block / np.float32(full_scale)).astype(np.float32)
 
 
 def _to_int16(block: npt.NDArray[Any]) -> Samples:

@@ -31,7 +31,12 @@ COMMANDS = (
     Command("transcripts", "print, export or delete one session's transcript", "starling_cli.transcripts"),
 )
 
-EPILOG = """\
+COMMAND_LIST = "\n".join(f"  {command.name:<13}{command.help}" for command in COMMANDS)
+
+EPILOG = f"""\
+commands:
+{COMMAND_LIST}
+
 examples:
   starling serve                              start the server
   starling transcribe talk.flac               print a recording's transcript
@@ -63,10 +68,10 @@ def _run(arguments: list[str]) -> int:
         prog="starling",
         description="Live speech to text.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog),
     )
     parser.add_argument("--version", action="store_true", help="print the version")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", help="`starling COMMAND --help` says more")
     module = _add_commands(subparsers, name)
     args = parser.parse_args(arguments)
     if args.version:
@@ -88,5 +93,5 @@ def _add_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser
         importlib.import_module(asked.module).add_parser(subparsers)
         return asked.module
     for command in COMMANDS:
-        subparsers.add_parser(command.name, help=command.help)
+        subparsers.add_parser(command.name)
     return None

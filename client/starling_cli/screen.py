@@ -17,7 +17,7 @@ class LiveLine:
         """Write to `out`; where that is no terminal, only finished lines are printed."""
         self._out = out
         self._enabled = out.isatty()
-        self._shown = False
+        self._shown = ""
 
     def finish(self, text: str) -> None:
         """Print a line that stays."""
@@ -29,16 +29,18 @@ class LiveLine:
         if not self._enabled:
             return
         room = shutil.get_terminal_size().columns - width(head) - 1
-        self._out.write(f"{CLEAR_LINE}{DIM}{head}{PLAIN}{tail(text, room)}")
-        self._out.flush()
-        self._shown = True
+        line = f"{CLEAR_LINE}{DIM}{head}{PLAIN}{tail(text, room)}"
+        if line != self._shown:
+            self._out.write(line)
+            self._out.flush()
+            self._shown = line
 
     def clear(self) -> None:
         """Take the unfinished line away."""
         if self._shown:
             self._out.write(CLEAR_LINE)
             self._out.flush()
-            self._shown = False
+            self._shown = ""
 
 
 def printable(text: str) -> str:

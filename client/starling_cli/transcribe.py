@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "transcribe",
         help="print what is said in audio files",
-        description="Prints what is said in audio files: WAV, FLAC and what else libsndfile reads, any rate, any number "
-        "of channels. On a terminal the words appear as they are recognised and the finished ones stay.",
+        description="Prints what is said in audio files: WAV, FLAC and what else libsndfile reads, any rate, any "
+        "number of channels. On a terminal the words appear as they are recognised and the finished ones stay.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="an audio file; - is raw audio from standard input")
     parser.add_argument(

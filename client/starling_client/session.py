@@ -225,7 +225,7 @@ class Session:
             cause = f"{self.url} refused the session with HTTP {status}"
             return self._protocol.connect_failed(cause, clock(), status=status, retry_after_s=wait)
         except (OSError, InvalidHandshake, EOFError) as error:
-            cause = f"no Starling server answers at {self.url} ({str(error) or type(error).__name__})"
+            cause = f"no Starling server answers at {self.url} ({_describe(error)})"
             return self._protocol.connect_failed(cause, clock())
         link = self._link = Link(socket, self._protocol, self._policy, self._deliver, self._room.set)
         try:
@@ -296,3 +296,11 @@ class Session:
     def _raise_error(self) -> None:
         if self._error is not None:
             raise self._error
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__
