@@ -13,6 +13,7 @@ from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.session.settings import MAX_ENDPOINT_MS, MIN_ENDPOINT_MS, VAD_WINDOW, Policy
+from session_store.factory import default_session_url, default_transcript_url
 
 WHISPER_LANGUAGES = frozenset(
     """
@@ -132,12 +133,12 @@ class Settings(BaseSettings):
     @property
     def session_store_url(self) -> str:
         """With the default filled in."""
-        return self.session_store or f"sqlite:///{self.state_dir.expanduser().absolute() / 'sessions.sqlite'}"
+        return self.session_store or default_session_url(self.state_dir.expanduser().absolute())
 
     @property
     def transcript_store_url(self) -> str:
         """With the default filled in."""
-        return self.transcript_store or f"sqlite:///{self.state_dir.expanduser().absolute() / 'transcripts.sqlite'}"
+        return self.transcript_store or default_transcript_url(self.state_dir.expanduser().absolute())
 
     @property
     def policy(self) -> Policy:

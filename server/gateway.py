@@ -18,6 +18,7 @@ from server.config import Settings
 from server.connection import Connection
 from server.inference.service import Inference
 from server.metrics import Metrics
+from server.pages import Pages
 from server.registry import Identity, Registry
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Gateway:
             "/readyz": self._ready,
             "/metrics": self._report_metrics,
         }
+        self._files = Pages.load(settings)
 
     @property
     def port(self) -> int:
@@ -94,6 +96,8 @@ class Gateway:
         page = self._pages.get(path)
         if page is not None:
             return page()
+        if path in self._files:
+            return self._files.answer(path, request)
         if path != "/stream":
             return respond(HTTPStatus.NOT_FOUND, f"there is nothing at {path}: WebSocket clients connect to /stream\n")
         identity = self._access.check(request)

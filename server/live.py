@@ -167,8 +167,7 @@ class LiveSession:
         if self.is_over or self._stores:
             return
         try:
-            with suppress(UnknownSessionError):
-                await self._parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=self._parts.ttl_s)
+            await self._touch()
         except StaleOwnerError:
             self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
         except StoreError as error:
@@ -309,8 +308,7 @@ class LiveSession:
         parts = self._parts
         if command.final is not None:
             # The fence first: an owner that was replaced must not write a final that its successor would not.
-            with suppress(UnknownSessionError):
-                await parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=parts.ttl_s)
+            await self._touch()
             try:
                 await parts.transcripts.append(self.session_id, command.final)
             except UnknownSessionError:
@@ -318,6 +316,14 @@ class LiveSession:
                 await parts.transcripts.append(self.session_id, command.final)
             await parts.sessions.publish_final(self.session_id, command.final)
         await parts.sessions.save(command.state, fence=self.fence, ttl_s=parts.ttl_s)
+
+    async def _touch(self) -> None:
+        """Renews the stored state's time to live; a store that lost the state is given it again."""
+        sessions, ttl_s = self._parts.sessions, self._parts.ttl_s
+        try:
+            await sessions.touch(self.session_id, fence=self.fence, ttl_s=ttl_s)
+        except UnknownSessionError:
+            await sessions.save(self.session.state(), fence=self.fence, ttl_s=ttl_s)
 
     async def register(self) -> None:
         """Gives the session its line in the transcript store."""

@@ -7,7 +7,8 @@ import hashlib
 import hmac
 import secrets
 import socket
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -49,6 +50,7 @@ class Registry:
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._owner = f"{socket.gethostname()}/{secrets.token_hex(4)}"
         self._ticker: asyncio.Task[None] | None = None
+        self._expired: list[SessionState] = []
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -102,6 +104,7 @@ class Registry:
         outcome = "error"
         try:
             claimed = await self._claim(session_id, secret, identity)
+            claimed = replace(claimed, state=await self._caught_up(claimed.state, request.from_offset))
             live, outcome = self._take(claimed, request, outbox)
             opened = Outgoing(self._opened(live, request.token, resumed=True))
             await live.replay(outbox, [opened], request.last_seq)
@@ -116,6 +119,14 @@ class Registry:
             self._parts.metrics.resumes.labels(outcome).inc()
         log.info("session resumed", session=session_id, by=outcome, from_offset=request.from_offset)
         return live
+
+    async def _caught_up(self, state: SessionState, from_offset: int) -> SessionState:
+        """The state, brought past finals that lie before the client's audio: a store that lost its last writes must
+        not make a seq be used twice."""
+        begin_s = from_offset / SessionSettings.from_json(state.settings).sample_rate
+        later = await self._parts.transcripts.finals(state.session_id, after=state.next_seq - 1)
+        passed = [final.seq + 1 for final in later if final.end <= begin_s]
+        return replace(state, next_seq=max([state.next_seq, *passed]))
 
     def _take(self, claimed: Claimed, request: Resume, outbox: Outbox) -> tuple[LiveSession, str]:
         """Attaches the connection to the session as this process holds it, if nobody else has had it since; else to
@@ -218,12 +229,14 @@ class Registry:
 
     async def _close_out(self) -> None:
         """Ends sessions whose owner is gone with all it held."""
-        for state in await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=EXPIRY_GRACE_S):
+        # The store gives each out once: those that cannot be written down now are kept for the next time.
+        self._expired += await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=EXPIRY_GRACE_S)
+        while self._expired:
+            state = self._expired[0]
             rate = SessionSettings.from_json(state.settings).sample_rate
-            try:
+            with suppress(UnknownSessionError):
                 await self._parts.transcripts.end_session(state.session_id, audio_seconds=state.acked / rate)
-            except UnknownSessionError:
-                continue
+            self._expired.pop(0)
             log.info("session closed out", session=state.session_id)
 
     def tell_all(self, error: Error) -> None:

@@ -6,6 +6,8 @@ resume: so a server that knows nothing but the acknowledged offset comes to the 
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +17,7 @@ from server.session.commands import DetectVoice
 from server.session.settings import RATE, VAD_WINDOW
 
 HORIZON_S = 8.0
-"""Input kept behind what has been resampled: further back no restart point can lie."""
+"""Input kept behind what voice activity has judged: further back no restart point can lie."""
 
 
 class Chain:
@@ -26,6 +28,7 @@ class Chain:
         self._rate = rate
         self._group = group
         self._input = SampleBuffer(origin)
+        self._behind_gaps: deque[SampleBuffer] = deque()
         self.epoch = 0
         self._begin(origin)
 
@@ -42,7 +45,11 @@ class Chain:
     @property
     def received(self) -> int:
         """Input offset after the last sample received."""
-        return self._input.end
+        return self._newest.end
+
+    @property
+    def _newest(self) -> SampleBuffer:
+        return self._behind_gaps[-1] if self._behind_gaps else self._input
 
     @property
     def fed(self) -> int:
@@ -61,16 +68,21 @@ class Chain:
 
     def append(self, samples: NDArray[np.int16]) -> None:
         """Takes samples at the input rate; they enter the chain with `feed`."""
-        self._input.append(samples)
+        self._newest.append(samples)
+
+    def skip_to(self, offset: int) -> None:
+        """The samples from `received` to `offset` are missing: those behind them enter once the chain restarts there."""
+        self._behind_gaps.append(SampleBuffer(offset))
 
     def feed(self, limit: int | None) -> None:
         """Lets what was received into the chain, up to the input offset `limit`."""
-        stop = self.received if limit is None else min(limit, self.received)
+        stop = self._input.end if limit is None else min(limit, self._input.end)
         if stop <= self._fed:
             return
         if self._resampler is not None:
             self._resampled.append(self._resampler.process(self._input.view(self._fed, stop)))
-            self._input.drop_before(max(self.origin, stop - int(HORIZON_S * self._rate)))
+            judged = self.input_offset(self.detected)
+            self._input.drop_before(max(self.origin, judged - int(HORIZON_S * self._rate)))
         self._fed = stop
 
     def flush(self) -> None:
@@ -106,9 +118,9 @@ class Chain:
         return self.origin / self._rate + position / RATE
 
     def restart(self, at: int) -> None:
-        """Starts afresh at input offset `at`; beyond what was received, the samples between are a gap."""
-        if at > self.received:
-            self._input.clear(at)
+        """Starts afresh at input offset `at`, which lies in the audio kept or at the end of the next gap."""
+        if at > self._input.end:
+            self._input = self._behind_gaps.popleft()
         else:
             self._input.drop_before(at)
         self.epoch += 1

@@ -33,7 +33,15 @@ class EndMark:
     offset: int
 
 
-Fence = FinalizeMark | EndMark
+@dataclass(frozen=True, slots=True)
+class GapMark:
+    """The audio from `offset` to `end` is missing."""
+
+    offset: int
+    end: int
+
+
+Fence = FinalizeMark | GapMark | EndMark
 """Marks that the audio behind them has to wait for."""
 
 

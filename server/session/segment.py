@@ -142,10 +142,10 @@ class Segment:
             self.prefix.update(hypothesis.text, hypothesis.words, whole=self.base == self.start)
             self._tokens = hypothesis.tokens
 
-    def lose(self, job: Job) -> None:
-        """`job` failed: its audio counts as covered, so that the next try waits for new speech."""
+    def lose(self, job: Job, detected: int) -> None:
+        """`job` failed: the audio so far counts as covered, so that the next try waits for new speech."""
         self.job = None
-        self.covered = job.end
+        self.covered = detected if job.kind is Kind.COMMIT else job.end
 
     def quiet(self) -> None:
         """A short silence has begun: the segment may be over."""

@@ -14,6 +14,9 @@ from server.session.settings import VAD_WINDOW, Policy
 FORCED_ONSET_WINDOWS = 2
 """Speech in a row that counts where no more audio follows: a last syllable, and no click."""
 
+RESTLESS = 4
+"""Sound that is no speech may go on for ever: after this many idle lengths the chain starts afresh even within it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Onset:
@@ -138,8 +141,8 @@ class Segmenter:
                 return self._onset()
             return None
         self._run = 0
-        calm = self._window - self._calm_since
-        if self._window >= policy.idle_windows and calm >= policy.pre_roll_windows:
+        is_calm = self._window - self._calm_since >= policy.pre_roll_windows
+        if self._window >= policy.idle_windows * (1 if is_calm else RESTLESS):
             return Idle((self._window - policy.pre_roll_windows) * VAD_WINDOW)
         return None
 

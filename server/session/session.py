@@ -29,7 +29,7 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
-from server.session.marks import EndMark, Fence, FinalizeMark, LanguageMark
+from server.session.marks import EndMark, Fence, FinalizeMark, GapMark, LanguageMark
 from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
 from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
@@ -83,13 +83,15 @@ class Session:
         self._numbers = 0
         self._jobs: dict[int, tuple[Segment, Job]] = {}
         self._acked = origin
+        self._kept = origin
+        """The acknowledgement that the newest `Store` asked to be kept: `next_seq` and the tail belong to it."""
         self.next_seq = state.next_seq
         self.is_ending = False
+        self._done: Done | None = None
         self._out: list[Command] = []
-        for mark in map(marks_.from_json, state.marks):
-            self._marks.append(mark)
-            if isinstance(mark, FinalizeMark) and mark.offset > origin:
-                self._fences.append(mark)
+        self._marks.extend(map(marks_.from_json, state.marks))
+        self._fences.extend(m for m in self._marks if isinstance(m, FinalizeMark) and m.offset > origin)
+        self._forget_marks(origin)
 
     # --- what the shell may ask
 
@@ -188,13 +190,13 @@ class Session:
         segment, decode = self._jobs.pop(job, (None, None))
         if segment is None or decode is None:
             return []
-        segment.lose(decode)
-        if decode.kind is Kind.FINAL:
+        segment.lose(decode, self._chain.detected)
+        # What was decoded ahead of the endpoint is tried once more when the endpoint comes.
+        if segment is not self._open:
             segment.final = (decode.end, NOTHING)
-            if segment is not self._open:
-                at = f"{segment.start_s:.2f} s to {segment.end_s:.2f} s"
-                self._send(Error(1011, f"the speech from {at} could not be decoded: {reason}", recoverable=True))
-                self._settle(now)
+            at = f"{segment.start_s:.2f} s to {segment.end_s:.2f} s"
+            self._send(Error(1011, f"the speech from {at} could not be decoded: {reason}", recoverable=True))
+            self._settle(now)
         return self._take_out()
 
     def punctuated(self, number: int, text: str | None, now: float) -> list[Command]:
@@ -220,15 +222,27 @@ class Session:
         return self._take_out()
 
     def finalize(self, identifier: str | None, now: float) -> list[Command]:
-        """Ends the open segment after the audio received so far."""
-        mark = FinalizeMark(self.received, identifier)
-        self._add_mark(mark)
-        self._add_fence(mark, now)
+        """Ends the open segment after the audio received so far. After `end` it is ignored."""
+        if self.is_ending:
+            return []
+        mark = FinalizeMark(self.received - self._skip, identifier)
+        if self._skip == 0:
+            self._add_mark(mark)
+            self._add_fence(mark, now)
+        elif mark not in self._fences:
+            # Said again with audio that was heard before: the segment ended there then, the answer was lost.
+            self._owed.append(OwedFinalized(identifier, mark.offset))
+            self._settle(now)
         return self._take_out()
 
     def set_language(self, language: str) -> list[Command]:
-        """Decodes segments whose speech begins from here on in `language`."""
-        self._add_mark(LanguageMark(self.received, language))
+        """Decodes segments whose speech begins from here on in `language`. After `end` it is ignored."""
+        if self.is_ending or self._skip:
+            # Said again with audio that was heard before: it has taken effect, and what came later too.
+            return []
+        mark = LanguageMark(self.received, language)
+        if mark not in self._marks:
+            self._add_mark(mark)
         return self._take_out()
 
     def end(self, now: float) -> list[Command]:
@@ -247,16 +261,16 @@ class Session:
         if self._open is not None:
             self._open.shown = ""
         if from_offset > self.received and not self.is_ending:
-            # What was said up to the gap cannot be continued, so nothing is gained by waiting for voice activity.
-            while self._fences:
-                self._pass(self._fences.pop(0), now)
-            self._pass(None, now)
-            self._restart(from_offset, acknowledge=True, now=now)
+            gap = GapMark(self.received, from_offset)
+            self._chain.skip_to(from_offset)
+            self._add_fence(gap, now)
+        if self._done is not None:
+            self._send(self._done)
         return self._take_out()
 
     def state(self) -> SessionState:
-        """What a server must know to go on from the acknowledged offset."""
-        return self._state_at(self._acked)
+        """What a server must know to go on from where the newest final ends, stored or about to be."""
+        return self._state_at(max(self._acked, self._kept))
 
     # --- the chain
 
@@ -272,9 +286,8 @@ class Session:
                 return
             self._pass(self._fences.pop(0), now)
 
-    def _pass(self, fence: Fence | None, now: float) -> None:
+    def _pass(self, fence: Fence, now: float) -> None:
         """Everything before the fence has been judged: does what it asks for."""
-        self._chain.feed(fence.offset if fence else None)
         if self._open is None:
             onset = self._segmenter.force()
             if onset is not None:
@@ -286,7 +299,9 @@ class Session:
             self._close(end, min(self._segmenter.speech_end, end), self._chain.fed, now)
         if isinstance(fence, FinalizeMark):
             self._owed.append(OwedFinalized(fence.id, fence.offset))
-        elif isinstance(fence, EndMark):
+        elif isinstance(fence, GapMark):
+            self._restart(fence.end, acknowledge=True, now=now)
+        else:
             self._owed.extend((OwedAck(fence.offset), OwedDone(fence.offset)))
         self._settle(now)
 
@@ -411,7 +426,8 @@ class Session:
             elif isinstance(owed, OwedFinalized):
                 self._send(Finalized(owed.id, owed.audio_offset))
             else:
-                self._send(Done(owed.audio_offset, self.next_seq, self.audio_seconds))
+                self._done = Done(owed.audio_offset, self.next_seq, self.audio_seconds)
+                self._send(self._done)
                 self._out.append(Finish(self.audio_seconds))
             self._owed.popleft()
         self._want_partial(now)
@@ -421,7 +437,8 @@ class Session:
         segment = owed.segment
         assert segment.final is not None
         hypothesis = segment.final[1]
-        if not bare(hypothesis.text) and not self._retract(segment):
+        said = bare(hypothesis.text)
+        if not said and not self._retract(segment):
             self._ack(segment.restart)
             return True
         owed.final = Final(
@@ -433,8 +450,8 @@ class Session:
             confidence=hypothesis.confidence,
             punctuated=False,
         )
-        if not self.settings.punctuate or not hypothesis.text:
-            self._store(owed, replace(owed.final, text=bare(hypothesis.text)))
+        if not self.settings.punctuate or not said:
+            self._store(owed, replace(owed.final, text=said))
             return False
         owed.stage, owed.number = Stage.PUNCTUATING, self._number()
         self._out.append(Punctuate(owed.number, hypothesis.text, self._state.tail, owed.final.language))
@@ -455,7 +472,8 @@ class Session:
         tail = f"{self._state.tail} {final.text}".strip()[-MAX_TAIL:]
         self._state = replace(self._state, tail=tail)
         self.next_seq += 1
-        self._out.append(Store(owed.number, self._state_at(owed.segment.restart), final))
+        self._kept = owed.segment.restart
+        self._out.append(Store(owed.number, self.state(), final))
 
     def _state_at(self, acked: int) -> SessionState:
         kept = [mark for mark in self._marks if mark.offset > acked]
@@ -480,10 +498,13 @@ class Session:
 
     def _ack(self, offset: int) -> None:
         if offset > self._acked:
-            self.settings = self._settings_before(offset + 1)
-            self._marks = [mark for mark in self._marks if mark.offset > offset]
+            self._forget_marks(offset)
             self._acked = offset
             self._send(Ack(offset))
+
+    def _forget_marks(self, acked: int) -> None:
+        self.settings = self._settings_before(acked + 1)
+        self._marks = [mark for mark in self._marks if mark.offset > acked]
 
     # --- control
 
