@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
         prog="starling",
         description="Live speech to text.",
         epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="store_true", help="print the version")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", help="`starling COMMAND --help` says more")
