@@ -662,6 +662,19 @@ export class StarlingSession extends EventTarget {
   }
 }
 
+/**
+ * The text of a partial in two: what stays and what may still change.
+ *
+ * The protocol counts characters where JavaScript counts UTF-16 units, so a plain `slice` can be off.
+ *
+ * @param {{text: string, stable: number}} partial
+ * @returns {[string, string]}
+ */
+export function splitStable({ text, stable }) {
+  const characters = Array.from(text);
+  return [characters.slice(0, stable).join(""), characters.slice(stable).join("")];
+}
+
 /** @param {unknown} data @returns {any} */
 function parse(data) {
   let message;
