@@ -21,7 +21,6 @@ FULL_FRAMES = 3000
 _MARGIN_SECONDS = 1.0
 _MIN_CONTEXT_SECONDS = 4.0
 _MAX_TOKENS = 220
-_FEWEST_TOKENS = 24
 _TOKENS_PER_SECOND = 25
 """Generous: scripts that Whisper spells in bytes take three tokens a letter."""
 
@@ -39,8 +38,8 @@ class _Attempt:
 class WhisperEngine:
     """Decodes windows in about a hundred languages.
 
-    The encoder sees a window's own length and a little silence instead of 30 s. A window whose text looks made up is
-    decoded once more with the full context; if that does not help either, the answer is no text.
+    The encoder sees a window's own length and a little silence instead of 30 s. A window whose text loops is decoded
+    once more with the full context; if that does not help either, the answer is no text.
     """
 
     def __init__(
@@ -97,10 +96,10 @@ class WhisperEngine:
         for frames, indices in groups.items():
             for index, attempt in zip(indices, self._attempt([windows[i] for i in indices], frames), strict=True):
                 results[index] = _hypothesis(attempt, tries=1)
-                if not attempt.judgement.good and frames < FULL_FRAMES:
+                if attempt.judgement.retry and frames < FULL_FRAMES:
                     doubtful.append(index)
-        for index in doubtful:
-            (attempt,) = self._attempt([windows[index]], FULL_FRAMES)
+        again = self._attempt([windows[index] for index in doubtful], FULL_FRAMES) if doubtful else []
+        for index, attempt in zip(doubtful, again, strict=True):
             results[index] = _hypothesis(attempt, tries=2)
         return [result for result in results if result is not None]
 
@@ -114,12 +113,11 @@ class WhisperEngine:
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(windows, encoded)
         prompts = [[self._start, self._id(code), *self._task] for code in languages]
-        longest = max(len(window.audio) for window in windows) / SAMPLE_RATE
         outputs = self._model.generate(
             encoded,
             prompts,
             beam_size=1,
-            max_length=min(_MAX_TOKENS, _FEWEST_TOKENS + math.ceil(longest * _TOKENS_PER_SECOND)),
+            max_length=min(_MAX_TOKENS, _TOKENS_PER_SECOND * frames // 100),
             return_scores=True,
             return_no_speech_prob=True,
         )
@@ -150,7 +148,7 @@ class WhisperEngine:
 
 
 def _hypothesis(attempt: _Attempt, tries: int) -> Hypothesis:
-    made_up = attempt.judgement.looped or attempt.judgement.no_speech
+    made_up = attempt.judgement.made_up
     stats = {
         "no_speech": attempt.no_speech,
         "mean_logprob": attempt.mean_logprob,
