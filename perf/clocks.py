@@ -28,7 +28,7 @@ from math import ceil
 import numpy as np
 import numpy.typing as npt
 
-from perf.wer import normalize
+from perf.wer import normalize, word_errors
 from starling_client import Event, Final, Partial
 
 FRAME_S = 0.01
@@ -194,13 +194,9 @@ def read_flicker(events: Iterable[Event]) -> Flicker:
 
 
 def _changed(before: str, after: str, language: str) -> int:
-    old, new = normalize(before, language), normalize(after, language)
-    kept = 0
-    for one, other in zip(old, new, strict=False):
-        if one != other:
-            break
-        kept += 1
-    return len(old) - kept
+    # Words that come in between change no other word, so this counts by the shortest alignment and not by position.
+    errors = word_errors(before, after, language)
+    return errors.substitutions + errors.deletions
 
 
 def _broken_promises(before: Partial, after: Partial) -> list[str]:
