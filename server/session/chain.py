@@ -71,7 +71,7 @@ class Chain:
         self._newest.append(samples)
 
     def skip_to(self, offset: int) -> None:
-        """The samples from `received` to `offset` are missing: those behind them enter once the chain restarts there."""
+        """The samples from `received` to `offset` are missing: those behind enter once the chain restarts there."""
         self._behind_gaps.append(SampleBuffer(offset))
 
     def feed(self, limit: int | None) -> None:

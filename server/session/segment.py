@@ -90,6 +90,8 @@ class Segment:
         """Arrival time of the last sample of speech."""
         self.shown = ""
         """Text of the last partial sent."""
+        self.promised = 0
+        """How much of the partials sent was said to be stable."""
         self._spoke_again = False
         self._heard_language = ""
         self._tokens: NDArray[np.int32] = NO_TOKENS

@@ -240,9 +240,8 @@ class Session:
         if self.is_ending or self._skip:
             # Said again with audio that was heard before: it has taken effect, and what came later too.
             return []
-        mark = LanguageMark(self.received, language)
-        if mark not in self._marks:
-            self._add_mark(mark)
+        if language != self._settings_before(self.received + 1).language:
+            self._add_mark(LanguageMark(self.received, language))
         return self._take_out()
 
     def end(self, now: float) -> list[Command]:
@@ -405,7 +404,7 @@ class Session:
         text = segment.prefix.text
         if text == segment.shown or not self.settings.partials or self._owed:
             return
-        segment.shown = text
+        segment.shown, segment.promised = text, segment.prefix.stable
         end = self._chain.seconds(job.end)
         partial = Partial(text, segment.text_language, self.next_seq, segment.start_s, end, segment.prefix.stable)
         self._send(partial, since=self._arrival(job.news, now))
@@ -460,7 +459,7 @@ class Session:
     def _retract(self, segment: Segment) -> bool:
         """Takes back partials of a segment in which nothing was said after all. True where that cannot be done,
         since some of them was promised as stable: then an empty final says so."""
-        if segment.prefix.stable:
+        if segment.promised:
             return True
         if segment.shown:
             language = segment.text_language or segment.language
