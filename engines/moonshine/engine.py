@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
 from engines.checks import is_silent, nothing_said, refusal
-from engines.moonshine.checks import made_up
+from engines.moonshine.checks import made_up, without_loop
 from engines.moonshine.decoder import GreedyDecoder, Job, Row
 from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE
 from engines.moonshine.integers import exact_int8
@@ -105,7 +105,7 @@ class MoonshineEngine:
         return [crosses[index] for index in range(len(windows))]
 
     def _hypothesis(self, window: Window, row: Row) -> Hypothesis:
-        text = self._tokenizer.decode(row.tokens)
+        text = self._tokenizer.decode(row.tokens if row.ended else without_loop(row.tokens))
         confidence = float(np.exp(np.log(row.probabilities).mean()))
         seconds = len(window.audio) / SAMPLE_RATE
         no_speech = made_up(text, row.tokens, seconds, confidence, stopped=not row.ended)

@@ -1,7 +1,7 @@
 """Tells text that was heard from text that was made up (Whisper paper, section 4.5, and what noise gave here).
 
 Measured: noise, hum and clicks have a no-speech probability over 0.6 and a mean log-probability under -1.5, except
-where the model writes a caption in capitals (music, gunshot) or loops. Words cut off at a window's edge have -1 to -2 as
+where the model writes a caption in capitals (music, gunshot) or loops. Words cut off at an edge have -1 to -2 as
 well, so a low log-probability alone is no reason to drop a text, only to trust it less.
 """
 
