@@ -3,6 +3,9 @@
 import { Meter } from "./meter.js";
 import { timestamp } from "./transcript.js";
 
+/** Names that some browsers lack. */
+const NAMES = new Map([["auto", "Detect language"], ["ba", "Bashkir"], ["bo", "Tibetan"]]);
+
 const CHOICES = "starling.choices";
 
 /** @template {HTMLElement} T @param {string} id @returns {T} */
@@ -90,7 +93,7 @@ export async function loadChoices() {
   const { default: usual, languages } = await response.json();
   const select = /** @type {HTMLSelectElement} */ (element("language"));
   const names = new Intl.DisplayNames(["en"], { type: "language" });
-  const nameOf = (/** @type {string} */ code) => (code === "auto" ? "Detect language" : names.of(code) ?? code);
+  const nameOf = (/** @type {string} */ code) => NAMES.get(code) ?? names.of(code) ?? code;
   const mine = navigator.languages.map((code) => code.split("-")[0].toLowerCase());
   const likely = [...new Set([usual, ...mine, "auto"])].filter((code) => languages.includes(code));
   const others = languages.filter((/** @type {string} */ code) => !likely.includes(code));

@@ -2,8 +2,8 @@
 
 const BAR = 3;
 const GAP = 2;
-const QUIETEST_DB = -60;
-const LOUDEST_DB = -8;
+const QUIETEST_DB = -56;
+const LOUDEST_DB = -6;
 const FRAMES_A_BAR = 3;
 const SPOKEN_EVERY_MS = 500;
 
@@ -28,7 +28,7 @@ export class Meter {
   /** Takes the level of the next 20 ms. @param {number} rms From 0 to 1. */
   push(rms) {
     const decibels = 20 * Math.log10(Math.max(rms, 1e-6));
-    const level = Math.max(0, Math.min(1, (decibels - QUIETEST_DB) / (LOUDEST_DB - QUIETEST_DB)));
+    const level = Math.max(0, Math.min(1, (decibels - QUIETEST_DB) / (LOUDEST_DB - QUIETEST_DB))) ** 1.6;
     this.#loudest = Math.max(this.#loudest, level);
     if (++this.#frames < FRAMES_A_BAR) return;
     this.#bars.push(this.#loudest);

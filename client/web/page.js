@@ -86,7 +86,7 @@ function listen(session) {
   session.addEventListener("partial", (event) => {
     const { detail } = /** @type {CustomEvent} */ (event);
     element("welcome").hidden = true;
-    lag = { seconds: session.writtenSeconds - detail.end, at: performance.now() };
+    lag = { seconds: Math.max(0, session.writtenSeconds - detail.end), at: performance.now() };
     transcript.showPartial(detail);
   });
   session.addEventListener("final", (event) => {
@@ -136,8 +136,8 @@ function lagText(state) {
   }
   const behind = session.writtenSeconds - session.sentSeconds;
   if (behind > 1) return `${behind.toFixed(0)} s behind`;
-  const isFresh = performance.now() - lag.at < LAG_SHOWN_MS;
-  return isFresh ? `${Math.max(0, lag.seconds).toFixed(1)} s behind` : "";
+  if (performance.now() - lag.at > LAG_SHOWN_MS) return "";
+  return lag.seconds < 1 ? `${Math.round(lag.seconds * 100) * 10} ms behind` : `${lag.seconds.toFixed(1)} s behind`;
 }
 
 /** Phones switch off screen and microphone together. */
