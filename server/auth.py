@@ -26,6 +26,11 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self._origins = frozenset(settings.allowed_origins)
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether keys are asked for."""
+        return False
+
     def check(self, request: Request) -> Identity | Refusal:
         """Who sends this request, or why it is refused."""
         origin = request.headers.get("Origin")

@@ -1,9 +1,11 @@
-"""One WebSocket on `/stream`: frames in, messages out, and the ways it ends."""
+"""One WebSocket: frames in, messages out, and the ways it ends; what they mean is its protocol's business."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from contextlib import suppress
+from typing import ClassVar
 
 import structlog
 from websockets.asyncio.server import ServerConnection
@@ -13,12 +15,9 @@ from server.config import Settings
 from server.live import LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
-from server.protocol import stream
 from server.protocol.close import CloseCode, Closing
 from server.registry import Identity, Registry
 from server.session.messages import Error, Message, Partial
-from server.session.session import TooManyMarksError
-from server.session.settings import SessionSettings
 from session_store.base import Final
 
 log = structlog.get_logger(__name__)
@@ -26,13 +25,17 @@ log = structlog.get_logger(__name__)
 ERROR_CLOSES = frozenset({CloseCode.REVOKED, CloseCode.INTERNAL, CloseCode.OVERLOADED})
 """Standard codes before which an `error` message gives the same fact; so does every one from 4000 on."""
 
+SAMPLE_BYTES = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
 CONTROL_BURST_S = 3.0
 LAST_WORDS_S = 2.0
 """How long the last messages of a connection that is being closed may take."""
 
 
-class Connection:
-    """Speaks `/stream` on one socket, for one session."""
+class Connection(ABC):
+    """One socket for one session; each wire protocol has a subclass."""
+
+    protocol: ClassVar[str]
+    """Its name in metrics."""
 
     def __init__(
         self, socket: ServerConnection, identity: Identity, registry: Registry, settings: Settings, metrics: Metrics
@@ -79,85 +82,33 @@ class Connection:
             await asyncio.gather(writer, return_exceptions=True)
             self._log_end()
 
+    # --- what a protocol fills in
+
+    @abstractmethod
+    async def _read(self) -> None:
+        """Takes frames until the connection ends; sets `_live` as soon as there is a session."""
+
+    @abstractmethod
+    def _encode(self, message: Message) -> str | None:
+        """The text frame for a message; None for what this protocol does not say."""
+
     # --- reading
 
-    async def _read(self) -> None:
-        live = self._live = await self._open(await self._socket.recv())
-        session = live.session
-        width = {"pcm_s16le": 2, "pcm_f32le": 4}.get(session.settings.encoding, 1)
-        self._seconds_per_byte = 1 / (width * session.settings.sample_rate)
-        while True:
-            frame = await self._socket.recv()
-            self._heard = self._loop.time()
-            if isinstance(frame, bytes):
-                self._audio(live, frame)
-            else:
-                self._control(live, frame)
-            if not session.wants_audio:
-                await live.room()
-
-    async def _open(self, first: str | bytes) -> LiveSession:
-        """Understands the first message and begins or resumes the session that it asks for."""
+    async def _receive(self) -> str | bytes:
+        frame = await self._socket.recv()
         self._heard = self._loop.time()
-        request = stream.Start() if isinstance(first, bytes) else self._parse(first)
-        if isinstance(request, stream.Resume):
-            return await self._registry.resume(request, self._identity, self._outbox)
-        defaults = {
-            "language": self._settings.default_language,
-            "endpoint_silence_ms": self._settings.endpoint_silence_ms,
-        }
-        chosen = request.values if isinstance(request, stream.Start) else {}
-        live = await self._registry.begin(SessionSettings(**{**defaults, **chosen}), self._identity, self._outbox)
-        self._metrics.opened.labels("stream").inc()
-        if isinstance(first, bytes):
-            self._audio(live, first)
-        elif isinstance(request, stream.Start):
-            self._complain(request)
-        else:
-            self._obey(live, request)
+        return frame
+
+    def _begun(self, live: LiveSession) -> LiveSession:
+        """Notes the session that this connection is for."""
+        self._live = live
+        self._seconds_per_byte = 1 / (SAMPLE_BYTES[live.session.settings.encoding] * live.session.settings.sample_rate)
         return live
 
     def _audio(self, live: LiveSession, frame: bytes) -> None:
         self._metrics.frames.inc()
         self._metrics.audio.inc(len(frame) * self._seconds_per_byte)
         live.audio(frame)
-
-    def _control(self, live: LiveSession, text: str) -> None:
-        if live.session.is_ending:
-            return
-        self._count_control()
-        self._obey(live, self._parse(text))
-
-    def _obey(self, live: LiveSession, request: stream.Request) -> None:
-        session = live.session
-        try:
-            match request:
-                case stream.Start(language_only=True):
-                    self._complain(request)
-                    if "language" in request.values:
-                        live.do(session.set_language, request.values["language"])
-                case stream.Start():
-                    raise Closing(CloseCode.INVALID, 'type: "start" must be the first message; it came again')
-                case stream.Resume():
-                    raise Closing(CloseCode.INVALID, 'type: "resume" must be the first message')
-                case stream.Finalize():
-                    live.do(session.finalize, request.id, live.now())
-                case stream.End():
-                    live.do(session.end, live.now())
-                case stream.KeepAlive():
-                    pass
-        except TooManyMarksError as error:
-            self._outbox.put(Error(CloseCode.INVALID, str(error), recoverable=True, retry_after_ms=1000))
-
-    def _parse(self, text: str) -> stream.Request:
-        try:
-            return stream.parse(text, self._settings.languages)
-        except stream.InvalidMessageError as error:
-            raise Closing(CloseCode.INVALID, str(error)) from None
-
-    def _complain(self, request: stream.Start) -> None:
-        for complaint in request.complaints:
-            self._outbox.put(Error(CloseCode.INVALID, complaint, recoverable=True))
 
     def _count_control(self) -> None:
         """A token bucket: bursts pass, a flood does not."""
@@ -189,7 +140,10 @@ class Connection:
             while True:
                 outgoing = await self._outbox.get()
                 async with asyncio.timeout(self._settings.send_timeout_s):
-                    await self._socket.send(stream.encode(outgoing.message))
+                    text = self._encode(outgoing.message)
+                    if text is None:
+                        continue
+                    await self._socket.send(text)
                 self._observe(outgoing)
         except TimeoutError:
             await self._close(Closing(CloseCode.NOT_READING, "the client takes no bytes: read faster"), abort=True)
@@ -207,8 +161,10 @@ class Connection:
                     error = Error(
                         closing.code, closing.message, recoverable=False, retry_after_ms=closing.retry_after_ms
                     )
-                    with suppress(ConnectionClosed):
-                        await self._socket.send(stream.encode(error))
+                    text = self._encode(error)
+                    if text is not None:
+                        with suppress(ConnectionClosed):
+                            await self._socket.send(text)
                 await self._socket.close(closing.code, closing.reason)
         except TimeoutError:
             self._socket.transport.abort()

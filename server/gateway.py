@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
+from weakref import WeakKeyDictionary
 
 import orjson
 import structlog
@@ -19,7 +21,11 @@ from server.connection import Connection
 from server.inference.service import Inference
 from server.metrics import Metrics
 from server.pages import Pages
+from server.protocol import telephone
+from server.protocol.stream import InvalidMessageError
 from server.registry import Identity, Registry
+from server.stream_connection import StreamConnection
+from server.telephone_connection import TelephoneConnection
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +54,10 @@ class Gateway:
         self._metrics = metrics
         self._server: Server | None = None
         self._connections = 0
+        self._admitted: WeakKeyDictionary[ServerConnection, Callable[[ServerConnection], Connection]] = (
+            WeakKeyDictionary()
+        )
+        """Connections between the answer to their request and their start; some never come to it."""
         self._pages: dict[str, Callable[[], Response]] = {
             "/healthz": lambda: respond(HTTPStatus.OK, "alive\n"),
             "/readyz": self._ready,
@@ -98,16 +108,32 @@ class Gateway:
             return page()
         if path in self._files:
             return self._files.answer(path, request)
-        if path != "/stream":
-            return respond(HTTPStatus.NOT_FOUND, f"there is nothing at {path}: WebSocket clients connect to /stream\n")
+        serve = self._route(path, request)
+        if isinstance(serve, Response):
+            return serve
         identity = self._access.check(request)
         if isinstance(identity, Refusal):
             return self._refuse(identity)
         full = self._is_full()
         if full is not None:
             return self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, full, RETRY_AFTER_S))
-        connection.identity = identity  # type: ignore[attr-defined]
+        self._admitted[connection] = partial(serve, identity)
         return None
+
+    def _route(self, path: str, request: Request) -> Callable[[Identity, ServerConnection], Connection] | Response:
+        """Which protocol is spoken at `path`."""
+        shared = (self._registry, self._settings, self._metrics)
+        if path == "/stream":
+            return lambda identity, socket: StreamConnection(socket, identity, *shared)
+        if path.startswith(telephone.PREFIX):
+            if not self._access.has_keys and not self._settings.telephony_without_keys:
+                return respond(HTTPStatus.NOT_FOUND, "telephony needs keys here: set STARLING_KEYS_FILE\n")
+            try:
+                call = telephone.parse(request.path, self._settings.languages)
+            except InvalidMessageError as error:
+                return respond(HTTPStatus.BAD_REQUEST, f"{error}\n")
+            return lambda identity, socket: TelephoneConnection(call, socket, identity, *shared)
+        return respond(HTTPStatus.NOT_FOUND, f"there is nothing at {path}: WebSocket clients connect to /stream\n")
 
     def _is_full(self) -> str | None:
         """Why no further session can be taken on, if so."""
@@ -140,14 +166,15 @@ class Gateway:
     # --- after the upgrade
 
     async def _serve(self, socket: ServerConnection) -> None:
-        identity: Identity = getattr(socket, "identity", Identity())
+        connection = self._admitted.pop(socket)(socket)
+        open_now = self._metrics.connections.labels(connection.protocol)
         self._connections += 1
-        self._metrics.connections.labels("stream").set(self._connections)
+        open_now.inc()
         try:
-            await Connection(socket, identity, self._registry, self._settings, self._metrics).run()
+            await connection.run()
         finally:
             self._connections -= 1
-            self._metrics.connections.labels("stream").set(self._connections)
+            open_now.dec()
 
 
 def respond(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,7 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
-from server.session.messages import Error, Partial
+from server.session.messages import Done, Error, Partial
 from server.session.segment import Hypothesis
 from server.session.session import Session
 from session_store.base import (
@@ -73,6 +73,10 @@ class LiveSession:
         self.outbox: Outbox | None = None
         self.is_over = False
         """Ended, failed or taken over: nothing more will come of it."""
+        self.is_finished = False
+        """The audio has ended and all of it is stored; the client may still ask for what it missed."""
+        self.is_concluding = False
+        """The live state is being deleted."""
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
         self._parts = parts
@@ -82,6 +86,7 @@ class LiveSession:
         self._storing: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
         self._room.set()
+        self._done: Done | None = None
         self._moved = asyncio.Event()
         """Set whenever something has happened."""
 
@@ -214,6 +219,9 @@ class LiveSession:
 
     def _send(self, command: Send) -> None:
         message = command.message
+        if isinstance(message, Done):
+            self._done = message
+            return
         if isinstance(message, Final):
             self.finals += 1
         if isinstance(message, Partial):
@@ -265,25 +273,25 @@ class LiveSession:
         try:
             while self._stores:
                 command = self._stores[0]
-                if not await self._store_surely(command):
+                if isinstance(command, Store) and not await self._surely(self._store, command):
                     return
                 self._stores.popleft()
                 if isinstance(command, Store):
                     self.do(self.session.stored, command.ticket, self._loop.time())
                 else:
-                    self.over(Closing(CloseCode.NORMAL, ""))
+                    self._say_done()
         except Exception as fault:
             self.fail(fault, "store")
         finally:
             self._storing = None
 
-    async def _store_surely(self, command: Store | Finish) -> bool:
+    async def _surely(self, write: Callable[..., Awaitable[None]], *arguments: Any) -> bool:
         """Tries until the store has it; false where the session belongs to somebody else by now."""
         tries = 0
         while not self.is_over:
             started = self._loop.time()
             try:
-                await (self._store(command) if isinstance(command, Store) else self._finish(command))
+                await write(*arguments)
             except StaleOwnerError:
                 self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
             except StoreError as error:
@@ -332,13 +340,42 @@ class LiveSession:
             self.session_id, label=settings.session_label, language=settings.language, key_id=state.key_id
         )
 
-    async def _finish(self, command: Finish) -> None:
+    # --- the end
+
+    def _say_done(self) -> None:
+        """All is stored and the audio has ended: tells the client, or concludes where there is none."""
+        self.is_finished = True
+        if self.outbox is None:
+            self.conclude()
+        elif self._done is not None:
+            self.outbox.put(self._done)
+            self.outbox.close(Closing(CloseCode.NORMAL, ""))
+
+    def conclude(self) -> None:
+        """Deletes the live state: the client knows that the session has ended, or will never ask."""
+        if not self.is_over and not self.is_concluding:
+            self.is_concluding = True
+            self._spawn(self._conclude(), "conclusion")
+
+    async def _conclude(self) -> None:
+        if await self._surely(self._delete):
+            self.over(None)
+
+    async def _delete(self) -> None:
         with suppress(UnknownSessionError):
-            await self._parts.transcripts.end_session(self.session_id, audio_seconds=command.audio_seconds)
+            await self._parts.transcripts.end_session(self.session_id, audio_seconds=self.session.audio_seconds)
         await self._parts.sessions.delete(self.session_id, fence=self.fence)
+
+    async def wait_over(self) -> None:
+        """Waits until nothing more will come of this session."""
+        while not self.is_over:
+            self._moved.clear()
+            await self._moved.wait()
 
     async def replay(self, outbox: Outbox, first: list[Outgoing], last_seq: int) -> None:
         """Brings a resumed connection up to date: `first`, the stored finals after `last_seq`, then what is live."""
         finals = await self._parts.transcripts.finals(self.session_id, after=last_seq)
         sent = finals[-1].seq if finals else last_seq
         outbox.release([*first, *map(Outgoing, finals)], sent)
+        if self.is_finished:
+            self._say_done()

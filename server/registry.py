@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import math
 import secrets
 import socket
 from contextlib import suppress
@@ -20,7 +21,7 @@ from server.protocol.stream import Resume
 from server.session.messages import Error, Opened
 from server.session.session import Session
 from server.session.settings import SessionSettings
-from session_store.base import Claimed, Expired, SessionState, StoreError, UnknownSessionError
+from session_store.base import Claimed, Expired, SessionExistsError, SessionState, StoreError, UnknownSessionError
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +32,9 @@ EXPIRY_GRACE_S = 5.0
 """Beyond the resume window, before another process closes a session out: its owner may still hold its last words."""
 
 SWEEP_LIMIT = 100
+
+NO_TOKEN = bytes(32)
+"""In place of a token's hash for sessions that are known by their id alone; no token has this hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,11 @@ class Registry:
         live: LiveSession | None = None
         outcome = "error"
         try:
+            live = self._ending(session_id, secret, identity, outbox)
+            if live is not None:
+                outcome = "after the end"
+                await live.replay(outbox, [Outgoing(self._opened(live, request.token, resumed=True))], request.last_seq)
+                return live
             claimed = await self._claim(session_id, secret, identity)
             claimed = replace(claimed, state=await self._caught_up(claimed.state, request.from_offset))
             live, outcome = self._take(claimed, request, outbox)
@@ -118,6 +127,20 @@ class Registry:
         finally:
             self._parts.metrics.resumes.labels(outcome).inc()
         log.info("session resumed", session=session_id, by=outcome, from_offset=request.from_offset)
+        return live
+
+    def _ending(self, session_id: str, secret: str, identity: Identity, outbox: Outbox) -> LiveSession | None:
+        """A session of this process whose audio has ended, attached to a client that missed what came of it."""
+        live = self._live.get(session_id)
+        if live is None or live.is_over or not live.session.is_ending:
+            return None
+        if not _allows(live.session.state(), _hash(secret), identity):
+            return None
+        if live.is_concluding:
+            raise Closing(CloseCode.WINDOW_PASSED, "the session has ended: start a new one")
+        self._cancel_expiry(session_id)
+        outbox.hold()
+        live.attach(outbox)
         return live
 
     async def _caught_up(self, state: SessionState, from_offset: int) -> SessionState:
@@ -147,6 +170,79 @@ class Registry:
         live = self._add(LiveSession(session, session_id, claimed.fence, self._parts))
         live.attach(outbox)
         return live, "from store"
+
+    async def join(
+        self, session_id: str, settings: SessionSettings, identity: Identity, outbox: Outbox, *, after: int | None
+    ) -> LiveSession:
+        """Begins a session under an id of the client's own, or goes on with it from its last seq; nothing is sent
+        again but the finals behind `after`, if that is given.
+
+        Raises:
+            Closing: the id belongs to somebody else, or the stores are out of reach.
+        """
+        live: LiveSession | None = None
+        try:
+            await self._await_end(session_id)
+            owner = await self._parts.transcripts.owner(session_id)
+            known = await self._parts.sessions.peek(session_id)
+            if (owner or "") != identity.key_id and owner is not None:
+                raise Closing(CloseCode.NO_SESSION, "this session id belongs to somebody else: choose another")
+            if known is not None and (known.token_hash != NO_TOKEN or known.key_id != identity.key_id):
+                raise Closing(CloseCode.NO_SESSION, "this session id belongs to somebody else: choose another")
+            last = (await self._parts.transcripts.finals(session_id))[-1:] if owner is not None else []
+            state = SessionState(session_id, NO_TOKEN, identity.key_id, settings.to_json())
+            if last:
+                acked = math.ceil(last[0].end * settings.sample_rate)
+                state = replace(state, acked=acked, next_seq=last[0].seq + 1, tail=last[0].text)
+            live = await self._take_id(state, settings, known, outbox)
+            await live.register()
+            await live.replay(outbox, [], state.next_seq - 1 if after is None else after)
+        except StoreError as error:
+            if live is not None:
+                self.leave(live, outbox, for_good=False)
+            raise _store_gone(error) from error
+        except SessionExistsError:
+            raise Closing(CloseCode.OVERLOADED, "this session is just being opened elsewhere: try again") from None
+        return live
+
+    async def _await_end(self, session_id: str) -> None:
+        """A session of this id that has ended is let finish: it is begun anew after its last final."""
+        live = self._live.get(session_id)
+        if live is None or not live.session.is_ending:
+            return
+        if live.is_finished:
+            live.conclude()
+        try:
+            async with asyncio.timeout(self._settings.store_timeout_s):
+                await live.wait_over()
+        except TimeoutError:
+            raise Closing(CloseCode.OVERLOADED, "this session is just ending: try again", retry_after_ms=1000) from None
+
+    async def _take_id(
+        self, fresh: SessionState, settings: SessionSettings, known: SessionState | Expired | None, outbox: Outbox
+    ) -> LiveSession:
+        """Goes on where the session is alive, here or in the store, and begins it anew where it is not."""
+        outbox.hold()
+        claimed = None
+        if isinstance(known, SessionState):
+            claimed = await self._parts.sessions.claim(fresh.session_id, owner=self._owner, ttl_s=self._parts.ttl_s)
+        local = self._live.get(fresh.session_id)
+        if isinstance(claimed, Claimed):
+            live, _ = self._take(claimed, Resume("", -1, self._received(local, claimed)), outbox)
+            # What was being said when the line broke cannot be continued.
+            live.do(live.session.finalize, None, live.now())
+            return live
+        if local is not None:
+            local.over(None)
+        fence = await self._parts.sessions.create(fresh, owner=self._owner, ttl_s=self._parts.ttl_s)
+        session = Session(fresh, settings, self._settings.policy)
+        live = self._add(LiveSession(session, fresh.session_id, fence, self._parts))
+        live.attach(outbox)
+        return live
+
+    def _received(self, local: LiveSession | None, claimed: Claimed) -> int:
+        is_current = local is not None and not local.is_over and local.fence + 1 == claimed.fence
+        return local.session.received if local is not None and is_current else claimed.state.acked
 
     async def _claim(self, session_id: str, secret: str, identity: Identity) -> Claimed:
         """Checks the token, then takes the session: who has no token must not disturb its owner."""
@@ -193,8 +289,8 @@ class Registry:
         """A connection is gone. `for_good`: the client said so; else the session can be resumed for a while."""
         if not live.detach(outbox) or live.is_over:
             return
-        if for_good or self._settings.resume_window_s <= 0:
-            live.do(live.session.end, live.now())
+        if for_good:
+            self._end(live)
             return
         loop = asyncio.get_running_loop()
         self._cancel_expiry(live.session_id)
@@ -205,6 +301,13 @@ class Registry:
         self._expiries.pop(live.session_id, None)
         if live.outbox is None and not live.is_over:
             log.info("session expired", session=live.session_id)
+            self._end(live)
+
+    def _end(self, live: LiveSession) -> None:
+        """Ends a session that no connection is attached to."""
+        if live.is_finished:
+            live.conclude()
+        else:
             live.do(live.session.end, live.now())
 
     def _cancel_expiry(self, session_id: str) -> None:
