@@ -7,7 +7,7 @@ tensor and hides the gRPC status that tells a refusal from a fault.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import Any
 
@@ -57,37 +57,34 @@ class TritonClient:
 
     async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
         """One inference."""
-        return await _answer(self._stub.ModelInfer(request, timeout=timeout_s))
+        return await _answer(self._stub.ModelInfer, request, timeout_s)
 
     async def is_live(self, timeout_s: float) -> bool:
         """Whether the server answers at all; it does not wait behind inferences."""
-        return bool((await _answer(self._stub.ServerLive(pb.ServerLiveRequest(), timeout=timeout_s))).live)
+        return bool((await _answer(self._stub.ServerLive, pb.ServerLiveRequest(), timeout_s)).live)
 
     async def model_state(self, model: str, timeout_s: float) -> ModelState:
         """What the repository says of a model; UNAVAILABLE if it does not know it."""
-        index = await _answer(self._stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=timeout_s))
+        index = await _answer(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s)
         states = [entry.state for entry in index.models if entry.name == model]
         return ModelState(states[-1]) if states and states[-1] in set(ModelState) else ModelState.UNAVAILABLE
 
     async def load(self, model: str, timeout_s: float) -> None:
         """Loads a model and returns when it is ready; does nothing to one that is."""
-        await _answer(
-            self._stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), timeout=timeout_s)
-        )
+        await _answer(self._stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name=model), timeout_s)
 
     async def unload(self, model: str, timeout_s: float) -> None:
         """Begins to unload a model; requests that are under way are finished first."""
-        request = pb.RepositoryModelUnloadRequest(model_name=model)
-        await _answer(self._stub.RepositoryModelUnload(request, timeout=timeout_s))
+        await _answer(self._stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest(model_name=model), timeout_s)
 
     async def close(self) -> None:
         """Ends the connection; calls under way fail."""
         await self._channel.close()
 
 
-async def _answer(call: Awaitable[Any]) -> Any:
+async def _answer(method: Callable[..., Awaitable[Any]], request: Any, timeout_s: float) -> Any:
     try:
-        return await call
+        return await method(request, timeout=timeout_s)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from None
     except asyncio.CancelledError:

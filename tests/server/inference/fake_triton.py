@@ -67,6 +67,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.heals = True
         self.responds = asyncio.Event()
         self.responds.set()
+        self.responds_to_loads = asyncio.Event()
+        self.responds_to_loads.set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
@@ -120,6 +122,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         await self._enter("RepositoryModelLoad")
+        await self.responds_to_loads.wait()
         model = self.models[request.model_name]
         if model.state != "READY":
             model.state = "READY"

@@ -79,6 +79,8 @@ class ScriptedClient:
     calls: list[Call] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     on_infer: Callable[[ScriptedClient, Asked], None] = lambda client, asked: None
+    seen: set[int] = field(default_factory=set)
+    """Lengths of all windows that ever came."""
     is_closed: bool = False
 
     async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
@@ -89,6 +91,7 @@ class ScriptedClient:
             if (error := self.probe_errors.get(asked.model)) is not None:
                 raise again(error)
             return answer_to(asked)
+        self.seen.add(asked.samples)
         self.on_infer(self, asked)
         call = Call(self, asked, asyncio.get_running_loop().create_future())
         self.calls.append(call)

@@ -85,7 +85,6 @@ class InferenceMachine(RuleBasedStateMachine):
         self.jobs = 0
         self.is_empty_handed = False
         self.may_fail: set[int] = set()
-        self.failed_once: set[int] = set()
         self.violations: list[str] = []
         self.sources: list[StrictSource] = []
         for client in self.network.clients.values():
@@ -100,17 +99,17 @@ class InferenceMachine(RuleBasedStateMachine):
         self.sources = [StrictSource(self, "en" if n % 2 else "es") for n in range(SOURCES)]
 
     def check_order(self, client: ScriptedClient, asked: Asked) -> None:
-        """No partial is sent while a final that has not failed yet waits for the same model."""
+        """No partial is sent while a final waits for the same model, unless that one was sent before and failed."""
         if asked.samples < FIRST_PARTIAL:
             return
-        sent = {call.asked.samples for other in self.network.clients.values() for call in other.calls}
         waiting = {
             samples
             for source in self.sources
             if MODELS[source.language] == asked.model
             for samples in source.finals.values()
         }
-        self.check(waiting <= sent | self.failed_once, "a partial was sent before a final")
+        sent = set().union(*(other.seen for other in self.network.clients.values()))
+        self.check(waiting <= sent, "a partial was sent before a final")
 
     def check(self, holds: bool, what: str) -> None:
         """Noted, as what a source raises is caught."""
@@ -180,28 +179,20 @@ class InferenceMachine(RuleBasedStateMachine):
         if isinstance(outcome, str):
             calls[call].answer()
         else:
-            self.failed_once.add(samples)
             if outcome is REFUSED:
                 self.may_fail.add(samples)
             calls[call].fail(outcome)
 
     @rule(address=st.sampled_from(ADDRESSES), fault=st.sampled_from(["is_alive", "hangs"]), on=st.booleans())
     def break_triton(self, address: str, fault: str, on: bool) -> None:
-        self.failed_once.update(call.asked.samples for call in self.calls())
         setattr(self.network.clients[address], fault, on != (fault == "is_alive"))
 
     @rule(address=st.sampled_from(ADDRESSES), model=st.sampled_from(sorted(MODELS.values())))
     def kill_stub(self, address: str, model: str) -> None:
-        self.failed_once.update(call.asked.samples for call in self.calls())
         self.network.clients[address].dead.add(model)
 
     @rule(seconds=st.sampled_from([0.0, 0.0, 0.0, 0.05, 0.5, 3.0, 12.0]))
     def wait(self, seconds: float) -> None:
-        # What is sent within this time may fail within it too.
-        if any(not client.is_alive or client.hangs or client.dead for client in self.network.clients.values()):
-            self.failed_once.update(samples for source in self.sources for samples in source.finals.values())
-        if seconds > 9:
-            self.failed_once.update(call.asked.samples for call in self.calls())
         self.runner.run(asyncio.sleep(seconds))
         self.settle()
 
@@ -232,7 +223,6 @@ class InferenceMachine(RuleBasedStateMachine):
             self.runner.close()
 
     def recover(self) -> None:
-        self.failed_once.update(samples for source in self.sources for samples in source.finals.values())
         for client in self.network.clients.values():
             client.is_alive, client.hangs = True, False
             client.seconds = 0.01
