@@ -56,14 +56,20 @@ export function showButton(does) {
   element("gauges").hidden = does === "start";
 }
 
-/** @param {{seconds: number, lag: string, progress: number | null}} figures Progress is a part of 1. */
-export function showFigures({ seconds, lag, progress }) {
+/**
+ * Seconds of audio; `total` for a file, which shows a bar in place of the level unless it plays at speaking speed.
+ *
+ * @param {{seconds: number, total: number | null, lag: string, isLive: boolean}} figures
+ */
+export function showFigures({ seconds, total, lag, isLive }) {
   element("clock").textContent = timestamp(seconds);
+  element("total").textContent = total === null ? "" : ` of ${timestamp(total)}`;
   element("lag").textContent = lag;
+  element("lag").hidden = !isLive;
+  element("meter").hidden = !isLive;
   const bar = /** @type {HTMLProgressElement} */ (element("progress"));
-  bar.hidden = progress === null;
-  element("meter").hidden = progress !== null;
-  if (progress !== null) bar.value = progress;
+  bar.hidden = isLive;
+  bar.value = total === null ? 0 : seconds / total;
 }
 
 /** What is sent to the server with the next session. */

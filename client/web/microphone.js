@@ -33,7 +33,7 @@ export async function openMicrophone(onFrame, onLost) {
   let context;
   try {
     context = await makeContext(stream);
-    await context.audioWorklet.addModule("./capture-worklet.js");
+    await loadWorklet(context);
     const source = new MediaStreamAudioSourceNode(context, { mediaStream: stream });
     const capture = new AudioWorkletNode(context, "starling-capture", {
       numberOfOutputs: 0,
@@ -53,7 +53,17 @@ export async function openMicrophone(onFrame, onLost) {
   } catch (error) {
     track.stop();
     await context?.close();
+    if (error instanceof MicrophoneError) throw error;
     throw new MicrophoneError(`The microphone could not be started: ${error instanceof Error ? error.message : error}`);
+  }
+}
+
+/** @param {AudioContext} context */
+async function loadWorklet(context) {
+  try {
+    await context.audioWorklet.addModule("./capture-worklet.js");
+  } catch {
+    throw new MicrophoneError("The server does not answer. Check that it is running, then start again.");
   }
 }
 

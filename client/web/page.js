@@ -108,7 +108,7 @@ function showState({ state, attempt = 0, cause = "" }) {
     case "live":
       return showRunning();
     case "reconnecting":
-      return dock.showStatus("waiting", "Reconnecting", attempt > 1 ? `attempt ${attempt}` : "");
+      return dock.showStatus("waiting", "Reconnecting", attempt > 1 ? `sound is kept, attempt ${attempt}` : "sound is kept");
   }
 }
 
@@ -119,12 +119,11 @@ function showRunning() {
 }
 
 function showFigures() {
-  const session = take?.session;
-  if (!take || !session) return dock.showFigures({ seconds: 0, lag: "", progress: null });
-  const { writtenSeconds, acknowledgedSeconds, state } = session;
-  transcript.measure(writtenSeconds);
-  const progress = take.total === null || take.isLive ? null : acknowledgedSeconds / take.total;
-  dock.showFigures({ seconds: take.isLive ? writtenSeconds : acknowledgedSeconds, lag: lagText(state), progress });
+  const { session = null, total = null, isLive = true } = take ?? {};
+  if (!session) return dock.showFigures({ seconds: 0, total, lag: "", isLive });
+  transcript.measure(session.writtenSeconds);
+  const seconds = isLive ? session.writtenSeconds : session.acknowledgedSeconds;
+  dock.showFigures({ seconds, total, lag: lagText(session.state), isLive });
 }
 
 /** @param {string} state */
@@ -132,10 +131,10 @@ function lagText(state) {
   const session = take?.session;
   if (!take?.isLive || !session) return "";
   if (state === "reconnecting" || state === "connecting") {
-    return `${(session.writtenSeconds - session.acknowledgedSeconds).toFixed(0)} s kept`;
+    return `${Math.round(session.writtenSeconds - session.acknowledgedSeconds)} s kept`;
   }
   const behind = session.writtenSeconds - session.sentSeconds;
-  if (behind > 1) return `${behind.toFixed(0)} s behind`;
+  if (behind > 1) return `${Math.round(behind)} s behind`;
   if (performance.now() - lag.at > LAG_SHOWN_MS) return "";
   return lag.seconds < 1 ? `${Math.round(lag.seconds * 100) * 10} ms behind` : `${lag.seconds.toFixed(1)} s behind`;
 }
