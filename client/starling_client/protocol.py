@@ -191,6 +191,8 @@ class SessionProtocol:
             self._offline_since = now
         self.phase = Phase.OFFLINE
         error = self._last_error
+        if error is not None and error.recoverable and error.code != code:
+            error = None  # An earlier complaint, not the reason of this close.
         text = error.message if error else reason
         if not self._may_resume(code, error):
             if code == 4004 and self._nothing_is_missing():

@@ -209,6 +209,15 @@ def test_an_unknown_close_after_a_recoverable_error_is_resumed() -> None:
     assert isinstance(client.connection_lost(4999, "", 0.0), Retry)
 
 
+def test_an_earlier_complaint_is_not_taken_for_the_reason_of_a_break() -> None:
+    client = live()
+    tell(client, type="error", code=1011, message="the models are away", recoverable=True, retry_after_ms=50_000)
+    verdict = client.connection_lost(1006, "", 0.0)
+    assert isinstance(verdict, Retry)
+    assert verdict.delay_s < 1.0
+    assert verdict.cause == "close 1006"
+
+
 def test_waits_grow_up_to_a_cap_are_jittered_and_keep_what_the_server_asked_for() -> None:
     client = live(backoff_base_s=1.0, backoff_cap_s=4.0, reconnect_timeout_s=1e6)
     delays = []
