@@ -34,6 +34,8 @@ from starling_client import Final, Reconnecting
 
 FRAME_S = 0.02
 SILENCE_S = 1.5
+PATIENT = starling_client.ResumePolicy(connect_timeout_s=300.0)
+"""A server that is full for a while makes the run longer and does not end it."""
 SERVER_CLOCKS = {
     "first partial": "starling_first_partial_seconds",
     "partial lag": "starling_partial_lag_seconds",
@@ -84,7 +86,12 @@ async def transcribe(clip: Clip, url: str, api_key: str | None) -> Result:
     samples = np.concatenate(frames)
     timeline = Timeline()
     session = starling_client.connect(
-        url, language=clip.language, sample_rate=file.rate, api_key=api_key, session_label=clip.path.name
+        url,
+        language=clip.language,
+        sample_rate=file.rate,
+        api_key=api_key,
+        session_label=clip.path.name,
+        policy=PATIENT,
     )
     async with session:
         stream = session.stream(_paced(frames, file.rate, timeline))

@@ -203,7 +203,7 @@ class BrokenNetwork:
                 finalized = max(finalized, event.audio_offset)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), encoding=st.sampled_from(sorted(SAMPLE_BYTES)), trouble=st.sampled_from((0, 1, 4)))
 def test_finals_are_those_of_an_undisturbed_session(seed: int, encoding: str, trouble: int) -> None:
     BrokenNetwork(random.Random(seed), encoding, trouble).run(steps=250)
