@@ -314,6 +314,19 @@ def test_done_ends_the_session_and_must_not_count_more_finals_than_came() -> Non
         client.end()
 
 
+def test_a_done_that_was_lost_is_taken_when_the_server_repeats_it_on_a_resume() -> None:
+    client = live()
+    client.write_audio(bytes(20))
+    client.end()
+    sent(client)
+    hello, _ = resume(client, audio_offset=10, next_seq=1)
+    assert hello["last_seq"] == -1
+    assert client.receive(final(0))
+    done = Done(10, 1, 0.001)
+    assert tell(client, type="done", audio_offset=10, segments=1, audio_seconds=0.001) == [done]
+    assert client.connection_lost(1000, "", 0.0) == Finished(None)
+
+
 def test_speech_that_is_heard_again_is_not_told_again() -> None:
     client = live()
     assert tell(client, type="speech_started", at=1.0)
