@@ -61,7 +61,7 @@ def oracle(moonshine_dir: Path) -> Oracle:
 
 
 def test_some_dozens_of_windows(moonshine: MoonshineEngine, oracle: Oracle, cut_windows: CutWindows) -> None:
-    check_windows(moonshine, oracle, cut_windows(32, seed=1), seed=2)
+    check_windows(moonshine, oracle, cut_windows(24, seed=1), seed=2)
 
 
 @pytest.mark.soak
