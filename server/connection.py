@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from server.config import Settings
-from server.live import LiveSession
+from server.live import TAKEN_OVER, LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
 from server.protocol.close import CloseCode, Closing
@@ -97,6 +97,9 @@ class Connection(ABC):
     async def _receive(self) -> str | bytes:
         frame = await self._socket.recv()
         self._heard = self._loop.time()
+        if self._live is not None and self._live.outbox is not self._outbox:
+            # What was still under way here must not get between the frames of the connection that has taken over.
+            raise Closing(CloseCode.TAKEN_OVER, TAKEN_OVER)
         return frame
 
     def _begun(self, live: LiveSession) -> LiveSession:

@@ -46,6 +46,8 @@ from session_store.base import (
 
 log = structlog.get_logger(__name__)
 
+TAKEN_OVER = "another connection has taken the session over"
+
 STORE_RETRY_S = (0.1, 0.25, 0.5, 1.0)
 """Waits between tries to reach a store; the last one repeats."""
 
@@ -100,7 +102,7 @@ class LiveSession:
     def attach(self, outbox: Outbox) -> None:
         """Sends to this connection from now on; an older one is closed."""
         if self.outbox is not None:
-            self.outbox.close(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+            self.outbox.close(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         self.outbox = outbox
 
     def detach(self, outbox: Outbox) -> bool:
@@ -174,7 +176,7 @@ class LiveSession:
         try:
             await self._touch()
         except StaleOwnerError:
-            self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+            self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         except StoreError as error:
             log.warning("session store out of reach", session=self.session_id, error=str(error))
 
@@ -293,7 +295,7 @@ class LiveSession:
             try:
                 await write(*arguments)
             except StaleOwnerError:
-                self.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+                self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
             except StoreError as error:
                 self._parts.metrics.store_errors.labels("save").inc()
                 if tries == 1:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from server.config import Settings
-from server.live import LiveSession, Parts
+from server.live import TAKEN_OVER, LiveSession, Parts
 from server.outbox import Outbox, Outgoing
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import Resume
@@ -164,7 +164,7 @@ class Registry:
             local.do(local.session.reattach, request.from_offset, local.now())
             return local, "same process"
         if local is not None:
-            local.over(Closing(CloseCode.TAKEN_OVER, "another connection has taken the session over"))
+            local.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         settings = SessionSettings.from_json(claimed.state.settings)
         session = Session(claimed.state, settings, self._settings.policy, from_offset=request.from_offset)
         live = self._add(LiveSession(session, session_id, claimed.fence, self._parts))

@@ -98,6 +98,15 @@ class Page:
                         return event
                 await self._arrived.wait()
 
+    async def until_count(self, method: str, parameters: dict[str, object], count: int) -> None:
+        """Waits until `count` events of a kind with these parameters have come."""
+        async with asyncio.timeout(DEADLINE_S), self._arrived:
+            while True:
+                found = [e["params"] for e in self.events if e["method"] == method]
+                if sum(parameters.items() <= given.items() for given in found) >= count:
+                    return
+                await self._arrived.wait()
+
     async def open(self, url: str) -> None:
         """Goes to an address and waits until its scripts have run."""
         for domain in ("Page", "Runtime", "Log", "Network", "DOM", "Accessibility"):

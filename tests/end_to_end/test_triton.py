@@ -47,9 +47,9 @@ async def test_windows_of_mixed_length_share_a_batch(triton: TritonProcess) -> N
         await asyncio.gather(*calls)
         # Triton counts a request some time after it has answered it.
         async with asyncio.timeout(30):
-            while _count(  # noqa: ASYNC110 - Triton has no event for its counters
-                after := await client.get_inference_statistics("asr", as_json=True), "inference_count"
-            ) < (_count(before, "inference_count") + len(windows)):
+            while _count(after := await client.get_inference_statistics("asr", as_json=True), "inference_count") < (
+                _count(before, "inference_count") + len(windows)
+            ):
                 await asyncio.sleep(0.05)
 
     assert _count(after, "execution_count") - _count(before, "execution_count") < len(windows)
