@@ -33,6 +33,10 @@ class SessionExistsError(Exception):
     """`SessionStore.create` with the id of a session that is alive and has another owner."""
 
 
+class TooManySessionsError(Exception):
+    """`SessionStore.create` for an API key that has as many sessions as it may."""
+
+
 class StaleOwnerError(Exception):
     """Another connection has claimed the session since: this owner must not write, and should close."""
 
@@ -103,14 +107,19 @@ class SessionStore(Protocol):
     that gateways with differing clocks agree.
     """
 
-    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float, key_limit: int | None = None) -> int:
         """Stores a new session owned by `owner` (a name of process and connection) and returns its fence.
 
         Calling it again with the same owner and id returns the same fence, so that it may be retried. An id whose
         session has ended or expired may be used again; its fence goes on rising.
 
+        Args:
+            key_limit: how many sessions of `state.key_id`, neither ended nor expired, there may be with this one;
+                an empty key id has no limit.
+
         Raises:
             SessionExistsError: the id is in use by another owner.
+            TooManySessionsError: the key has `key_limit` sessions already, over all gateways.
         """
 
     async def peek(self, session_id: str) -> SessionState | Expired | None:
@@ -147,6 +156,18 @@ class SessionStore(Protocol):
 
         Each is given out once over all gateways; to its last owner it is stale from then on. The grace lets the
         gateway that still holds the session's audio close it out itself, with the last words in it.
+        """
+
+    async def issue_ticket(self, ticket_hash: bytes, key_id: str, *, ttl_s: float) -> None:
+        """Remembers the SHA-256 hash of a ticket for a key, until it is redeemed or its time has passed."""
+
+    async def redeem_ticket(self, ticket_hash: bytes) -> str | None:
+        """The key's id of a ticket that was issued, by whichever gateway; at the first call only, then None."""
+
+    async def add_usage(self, key_id: str, seconds: float) -> float:
+        """Adds seconds of audio to a key's account and returns its total of the present UTC day, over all gateways.
+
+        A call that failed may have been counted: what is repeated after a `StoreError` may count twice.
         """
 
     async def publish_partial(self, session_id: str, text: str, seq: int) -> None:

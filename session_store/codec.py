@@ -34,6 +34,22 @@ def check_id(value: str, name: str = "session_id", *, may_be_empty: bool = False
     return value
 
 
+def check_hash(value: bytes, name: str) -> bytes:
+    """`value`, if it has the length of a SHA-256 digest: a store must never get to see the secret itself.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if len(value) != _HASH_BYTES:
+        raise ValueError(f"{name} must be a SHA-256 digest, {_HASH_BYTES} bytes")
+    return value
+
+
+def utc_day(unix: float) -> int:
+    """The number of a UTC day, from UNIX seconds."""
+    return int(unix // 86400)
+
+
 def clean_text(text: str) -> str:
     """`text` without what some backends refuse to hold: NUL (PostgreSQL) and lone surrogates (UTF-8)."""
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
@@ -48,8 +64,7 @@ def dump_state(state: SessionState) -> bytes:
     """
     check_id(state.session_id)
     check_id(state.key_id, "key_id", may_be_empty=True)
-    if len(state.token_hash) != _HASH_BYTES:
-        raise ValueError(f"token_hash must be a SHA-256 digest, {_HASH_BYTES} bytes")
+    check_hash(state.token_hash, "token_hash")
     return orjson.dumps(
         {
             "settings": state.settings,

@@ -15,9 +15,10 @@ from session_store.base import (
     SessionState,
     SessionSummary,
     StaleOwnerError,
+    TooManySessionsError,
     UnknownSessionError,
 )
-from session_store.codec import check_id, clean_text, dump_state, load_state
+from session_store.codec import check_hash, check_id, clean_text, dump_state, load_state, utc_day
 
 
 @dataclass(slots=True)
@@ -35,14 +36,18 @@ class MemorySessionStore:
 
     Args:
         clock: seconds, never going back.
+        date: UNIX seconds, for the day that usage is counted by.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, date: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self._date = date
         self._records: dict[str, _Record] = {}
+        self._tickets: dict[bytes, tuple[str, float]] = {}
+        self._usage: dict[str, tuple[int, float]] = {}
         self._next_sweep = clock() + TOMBSTONE_S / 24
 
-    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float, key_limit: int | None = None) -> int:
         """See `SessionStore.create`."""
         body = dump_state(state)
         now = self._clock()
@@ -55,6 +60,8 @@ class MemorySessionStore:
                     raise SessionExistsError(f"session {state.session_id} exists")
                 return old.fence
             fence = old.fence + 1
+        if key_limit is not None and state.key_id and self._count(state.key_id, now) >= key_limit:
+            raise TooManySessionsError(f"key {state.key_id} has {key_limit} sessions")
         self._records[state.session_id] = _Record(state.token_hash, state.key_id, body, fence, owner, now + ttl_s)
         return fence
 
@@ -126,6 +133,28 @@ class MemorySessionStore:
             record.fence += 1
         return states
 
+    async def issue_ticket(self, ticket_hash: bytes, key_id: str, *, ttl_s: float) -> None:
+        """See `SessionStore.issue_ticket`."""
+        check_hash(ticket_hash, "ticket_hash")
+        check_id(key_id, "key_id")
+        now = self._clock()
+        self._tickets = {known: ticket for known, ticket in self._tickets.items() if ticket[1] > now}
+        self._tickets[ticket_hash] = (key_id, now + ttl_s)
+
+    async def redeem_ticket(self, ticket_hash: bytes) -> str | None:
+        """See `SessionStore.redeem_ticket`."""
+        key_id, deadline = self._tickets.pop(ticket_hash, ("", 0.0))
+        return key_id if key_id and deadline > self._clock() else None
+
+    async def add_usage(self, key_id: str, seconds: float) -> float:
+        """See `SessionStore.add_usage`."""
+        check_id(key_id, "key_id")
+        today = utc_day(self._date())
+        day, total = self._usage.get(key_id, (today, 0.0))
+        total = seconds if day != today else total + seconds
+        self._usage[key_id] = (today, total)
+        return total
+
     async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
         """Nothing: there is no other process to see it."""
 
@@ -138,6 +167,12 @@ class MemorySessionStore:
     async def close(self) -> None:
         """Forgets everything."""
         self._records.clear()
+        self._tickets.clear()
+        self._usage.clear()
+
+    def _count(self, key_id: str, now: float) -> int:
+        """Sessions of a key that are neither ended nor expired."""
+        return sum(r.key_id == key_id and r.body is not None and r.deadline > now for r in self._records.values())
 
     def _forget_old(self, now: float) -> None:
         if now < self._next_sweep:

@@ -28,9 +28,10 @@ from session_store.base import (
     SessionState,
     StaleOwnerError,
     StoreError,
+    TooManySessionsError,
     UnknownSessionError,
 )
-from session_store.codec import dump_state, load_state
+from session_store.codec import check_hash, check_id, dump_state, load_state
 
 _MAX_FOLLOWERS = 100
 _TOMBSTONE_MS = int(TOMBSTONE_S * 1000)
@@ -81,14 +82,19 @@ class RedisSessionStore:
         self._touch = script(redis_scripts.TOUCH)
         self._delete = script(redis_scripts.DELETE)
         self._expired = script(redis_scripts.EXPIRED)
+        self._redeem = script(redis_scripts.REDEEM)
+        self._add_usage = script(redis_scripts.ADD_USAGE)
 
     def __repr__(self) -> str:
         return f"RedisSessionStore({self._name!r})"
 
-    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float, key_limit: int | None = None) -> int:
         """See `SessionStore.create`."""
-        values = (owner, state.token_hash, state.key_id, dump_state(state), _ms(ttl_s), _TOMBSTONE_MS)
+        limit = -1 if key_limit is None else key_limit
+        values = (owner, state.token_hash, state.key_id, dump_state(state), _ms(ttl_s), _TOMBSTONE_MS, limit)
         fence = int(await self._run(self._create, state.session_id, *values))
+        if fence < 0:
+            raise TooManySessionsError(f"key {state.key_id} has {key_limit} sessions")
         if not fence:
             raise SessionExistsError(f"session {state.session_id} exists")
         return fence
@@ -126,6 +132,21 @@ class RedisSessionStore:
         rows = await self._in_time(self._expired(keys=[f"{self._prefix}deadlines"], args=args))
         return [load_state(row[0].decode(), row[1], row[2].decode(), row[3]) for row in rows]
 
+    async def issue_ticket(self, ticket_hash: bytes, key_id: str, *, ttl_s: float) -> None:
+        """See `SessionStore.issue_ticket`."""
+        check_id(key_id, "key_id")
+        await self._in_time(self._redis.set(self._ticket(ticket_hash), key_id, px=_ms(ttl_s)))
+
+    async def redeem_ticket(self, ticket_hash: bytes) -> str | None:
+        """See `SessionStore.redeem_ticket`. Where Redis was lost before it answered, the ticket may be used up."""
+        key_id = await self._in_time(self._redeem(keys=[self._ticket(ticket_hash)]))
+        return None if key_id is None else str(key_id.decode())
+
+    async def add_usage(self, key_id: str, seconds: float) -> float:
+        """See `SessionStore.add_usage`."""
+        account = f"{self._prefix}usage:{check_id(key_id, 'key_id')}:"
+        return float(await self._in_time(self._add_usage(keys=[account], args=[repr(float(seconds))])))
+
     async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
         """See `SessionStore.publish_partial`."""
         self._publisher.partial(session_id, text, seq)
@@ -147,6 +168,9 @@ class RedisSessionStore:
         await self._publisher.close()
         for client in (self._redis, self._followers):
             await self._in_time(client.aclose(close_connection_pool=True))
+
+    def _ticket(self, ticket_hash: bytes) -> str:
+        return f"{self._prefix}ticket:{check_hash(ticket_hash, 'ticket_hash').hex()}"
 
     async def _run(self, script: Any, session_id: str, *args: Any) -> Any:
         p = self._prefix

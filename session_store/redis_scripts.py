@@ -17,10 +17,19 @@ local function now()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+local function key_sessions(key_id)
+  return string.gsub(deadlines, 'deadlines$', 'key:') .. key_id
+end
+
 local function renew(ttl, tombstone)
   redis.call('PEXPIRE', hash, ttl + tombstone)
   redis.call('SET', live, '', 'PX', ttl)
   redis.call('ZADD', deadlines, now() + ttl, id)
+  local key_id = redis.call('HGET', hash, 'key_id')
+  if key_id and key_id ~= '' then
+    redis.call('ZADD', key_sessions(key_id), now() + ttl, id)
+    redis.call('PEXPIRE', key_sessions(key_id), ttl + tombstone)
+  end
 end
 
 local function is_live()
@@ -40,13 +49,21 @@ local function standing(fence)
 end
 """
 
-# ARGV: id, owner, token_hash, key_id, body, ttl, tombstone. Returns the fence, or 0 where another owner has the id.
+# ARGV: id, owner, token_hash, key_id, body, ttl, tombstone, limit of the key's sessions (-1: none). Returns the fence,
+# 0 where another owner has the id, -1 where the key has too many.
 CREATE = (
     _COMMON
     + """
 if is_live() then
   local found = redis.call('HMGET', hash, 'owner', 'fence')
   return found[1] == ARGV[2] and tonumber(found[2]) or 0
+end
+local limit = tonumber(ARGV[8])
+if limit >= 0 and ARGV[4] ~= '' then
+  redis.call('ZREMRANGEBYSCORE', key_sessions(ARGV[4]), '-inf', now())
+  if redis.call('ZCARD', key_sessions(ARGV[4])) >= limit then
+    return -1
+  end
 end
 local fence = (tonumber(redis.call('HGET', hash, 'fence') or 0)) + 1
 redis.call('HSET', hash, 'owner', ARGV[2], 'token_hash', ARGV[3], 'key_id', ARGV[4], 'body', ARGV[5], 'fence', fence)
@@ -124,6 +141,10 @@ if standing == 'stale' and redis.call('HEXISTS', hash, 'body') == 0
   return 'owner'
 end
 if standing == 'owner' then
+  local key_id = redis.call('HGET', hash, 'key_id')
+  if key_id and key_id ~= '' then
+    redis.call('ZREM', key_sessions(key_id), id)
+  end
   redis.call('HDEL', hash, 'body')
   redis.call('PEXPIRE', hash, tonumber(ARGV[3]))
   redis.call('DEL', live, partial)
@@ -159,4 +180,20 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - grace, 'L
   end
 end
 return closed
+"""
+
+# KEYS: the ticket. Returns what was stored there, at the first call only.
+REDEEM = """
+local key_id = redis.call('GET', KEYS[1])
+redis.call('DEL', KEYS[1])
+return key_id
+"""
+
+# KEYS: beginning of the key's accounts. ARGV: seconds. Returns the day's total. A day's account is kept for two.
+ADD_USAGE = """
+local day = math.floor(redis.call('TIME')[1] / 86400)
+local account = KEYS[1] .. string.format('%d', day)
+local total = redis.call('INCRBYFLOAT', account, ARGV[1])
+redis.call('EXPIRE', account, 172800)
+return total
 """

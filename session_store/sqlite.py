@@ -16,15 +16,14 @@ from session_store.base import (
     SessionState,
     StaleOwnerError,
     StoreError,
+    TooManySessionsError,
     UnknownSessionError,
 )
-from session_store.codec import dump_state, load_state
+from session_store.codec import check_hash, check_id, dump_state, load_state, utc_day
 from session_store.host_clock import Epoch, HostClock
 from session_store.sqlite_worker import SqliteWorker
 
-_SCHEMA_VERSION = 1
-
-_SCHEMA = (
+_VERSION_1 = (
     # body is NULL once the session was ended or closed out: a tombstone, kept for a day.
     """CREATE TABLE session (
         id TEXT PRIMARY KEY,
@@ -37,8 +36,15 @@ _SCHEMA = (
     ) WITHOUT ROWID""",
     "CREATE INDEX session_deadline ON session (deadline)",
     "CREATE TABLE clock (boot TEXT NOT NULL, uptime REAL NOT NULL, unix REAL NOT NULL, last REAL NOT NULL)",
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
+_VERSION_2 = (
+    "CREATE INDEX session_key ON session (key_id, deadline) WHERE key_id != '' AND body IS NOT NULL",
+    "CREATE TABLE ticket (hash BLOB PRIMARY KEY, key_id TEXT NOT NULL, deadline REAL NOT NULL) WITHOUT ROWID",
+    # One row for each key: of the last day on which it was used.
+    "CREATE TABLE usage (key_id TEXT PRIMARY KEY, day INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
+)
+_MIGRATIONS = (_VERSION_1, _VERSION_2)
+_SCHEMA_VERSION = len(_MIGRATIONS)
 
 
 class SqliteSessionStore:
@@ -66,7 +72,7 @@ class SqliteSessionStore:
     def __repr__(self) -> str:
         return f"SqliteSessionStore({str(self._path)!r})"
 
-    async def create(self, state: SessionState, *, owner: str, ttl_s: float) -> int:
+    async def create(self, state: SessionState, *, owner: str, ttl_s: float, key_limit: int | None = None) -> int:
         """See `SessionStore.create`."""
         body = dump_state(state)
 
@@ -80,6 +86,14 @@ class SqliteSessionStore:
                 if row[1] != owner:
                     raise SessionExistsError(f"session {state.session_id} exists")
                 return int(row[0])
+            if key_limit is not None:
+                (others,) = db.execute(
+                    "SELECT count(*) FROM session "
+                    "WHERE key_id = ? AND key_id != '' AND body IS NOT NULL AND deadline > ?",
+                    (state.key_id, now),
+                ).fetchone()
+                if others >= key_limit:
+                    raise TooManySessionsError(f"key {state.key_id} has {key_limit} sessions")
             fence = 1 if row is None else row[0] + 1
             self._put(db, state, body, fence=fence, owner=owner, deadline=now + ttl_s)
             return int(fence)
@@ -157,6 +171,42 @@ class SqliteSessionStore:
 
         return await self._worker.run(run)
 
+    async def issue_ticket(self, ticket_hash: bytes, key_id: str, *, ttl_s: float) -> None:
+        """See `SessionStore.issue_ticket`."""
+        check_hash(ticket_hash, "ticket_hash")
+        check_id(key_id, "key_id")
+
+        def run(db: sqlite3.Connection) -> None:
+            now = self._clock.now()
+            db.execute("DELETE FROM ticket WHERE deadline <= ?", (now,))
+            db.execute("INSERT OR REPLACE INTO ticket VALUES (?, ?, ?)", (ticket_hash, key_id, now + ttl_s))
+
+        await self._worker.run(run)
+
+    async def redeem_ticket(self, ticket_hash: bytes) -> str | None:
+        """See `SessionStore.redeem_ticket`."""
+
+        def run(db: sqlite3.Connection) -> str | None:
+            row = db.execute("DELETE FROM ticket WHERE hash = ? RETURNING key_id, deadline", (ticket_hash,)).fetchone()
+            return row[0] if row is not None and row[1] > self._clock.now() else None
+
+        return await self._worker.run(run)
+
+    async def add_usage(self, key_id: str, seconds: float) -> float:
+        """See `SessionStore.add_usage`."""
+        check_id(key_id, "key_id")
+
+        def run(db: sqlite3.Connection) -> float:
+            (total,) = db.execute(
+                "INSERT INTO usage VALUES (?, ?, ?) ON CONFLICT (key_id) DO UPDATE SET "
+                "seconds = excluded.seconds + iif(day = excluded.day, seconds, 0), day = excluded.day "
+                "RETURNING seconds",
+                (key_id, utc_day(self._clock.now()), seconds),
+            ).fetchone()
+            return float(total)
+
+        return await self._worker.run(run)
+
     async def publish_partial(self, session_id: str, text: str, seq: int) -> None:
         """Nothing: the live feed is Redis's."""
 
@@ -178,9 +228,11 @@ class SqliteSessionStore:
                 f"{self._path} was written by a newer version (schema {version}, this one knows {_SCHEMA_VERSION}): "
                 "upgrade, or use another file"
             )
-        if version == 0:
-            for statement in _SCHEMA:
+        for statements in _MIGRATIONS[version:]:
+            for statement in statements:
                 db.execute(statement)
+        if version < _SCHEMA_VERSION:
+            db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         row = db.execute("SELECT boot, uptime, unix, last FROM clock").fetchone()
         last = 0.0 if row is None else row[3]
         epoch = self._clock.agree(None if row is None else Epoch(*row[:3]), last)
