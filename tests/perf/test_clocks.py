@@ -120,7 +120,7 @@ def test_nothing_of_real_speech_lies_behind_its_end(clip: str) -> None:
     spans = voiced_spans(samples, rate)
     energy = samples.astype(np.float64) ** 2
     outside = energy[: round(spans[0].start * rate)].sum() + energy[round(spans[-1].end * rate) :].sum()
-    assert outside < 0.001 * energy.sum()
+    assert outside < 0.005 * energy.sum()
     assert spans[-1].end < len(samples) / rate - 0.1, "the clips end in silence"
 
 
