@@ -40,8 +40,8 @@ class Hypothesis:
         tokens: int32, shape (k,); the draft for the next window.
         confidence: 0 to 1.
         language: the language decoded in.
-        words: confidence in each word of `text` split at white space, float32, shape (n,); None where the model
-            gives none.
+        words: confidence in each word of `text` split at white space, float32, shape (n,); None or
+            empty where the model gives none.
     """
 
     text: str

@@ -33,7 +33,7 @@ from server.session.marks import EndMark, Fence, FinalizeMark, GapMark, Language
 from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
 from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
-from server.session.segmenter import Endpoint, Idle, Limit, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
+from server.session.segmenter import Endpoint, Idle, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
 from server.session.settings import RATE, Policy, SessionSettings
 from server.session.text import bare, unmarked
 from session_store.base import Final, SessionState
@@ -305,20 +305,21 @@ class Session:
         self._settle(now)
 
     def _on_speech(self, event: SegmenterEvent, now: float) -> None:
-        segment = self._open
         if isinstance(event, Onset):
             self._on_onset(event)
-        elif isinstance(event, Idle):
+            return
+        if isinstance(event, Idle):
             self._restart(self._chain.input_offset(event.at), acknowledge=True, now=now)
-        elif segment is None:
-            raise AssertionError("speech events come within a segment only")
-        elif isinstance(event, Quiet):
+            return
+        segment = self._open
+        assert segment is not None
+        if isinstance(event, Quiet):
             self._on_quiet(segment, event)
         elif isinstance(event, Resumed):
             segment.resume()
         elif isinstance(event, Endpoint):
             self._close(event.end, event.speech_end, self._chain.input_offset(event.end), now)
-        elif isinstance(event, Limit):
+        else:
             end = self._chain.detected
             search = max(segment.start, end - int(self._policy.cut_search_s * RATE))
             cut = search + quietest(self._chain.audio(search, end))

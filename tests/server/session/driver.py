@@ -159,6 +159,7 @@ class Shell:
         self.stores: deque[Store | Finish] = deque()
         self.applied: list[Store] = []
         self.partial_jobs: set[int] = set()
+        self.partial_windows: list[Decode] = []
         self.wants_partial = False
         self.wire: list[Message] = []
         self.log: list[Command] = []
@@ -211,6 +212,7 @@ class Shell:
         if decode is not None:
             assert not self.partial_jobs & {other.job for other in self.decodes}, "two partials at once"
             self.partial_jobs.add(decode.job)
+            self.partial_windows.append(decode)
             self.decodes.append(decode)
 
     def decode(self, index: int = 0) -> None:
@@ -300,12 +302,23 @@ class Script:
     """All that a client says: samples at the session's rate and controls in order; the last one is the end."""
 
     settings: SessionSettings
-    sounds: Sequence[world.Sound]
+    sounds: list[world.Sound]
     controls: list[Control]
 
     @cached_property
     def samples(self) -> NDArray[np.int16]:
         return world.render(self.sounds, self.settings.sample_rate)
+
+    def add(self, sound: world.Sound) -> None:
+        """Goes on with another sound."""
+        self.sounds.append(sound)
+        self.__dict__.pop("samples", None)
+        self.__dict__.pop("audio", None)
+
+    @property
+    def end_of_audio(self) -> int:
+        """Bytes of all audio."""
+        return len(self.audio)
 
     @property
     def width(self) -> int:
@@ -322,7 +335,7 @@ def script(
     """A script of sounds and of controls at shares 0 to 1 of them; the end is added."""
     length = len(world.render(sounds, settings.sample_rate))
     said = [Control(int(share * length), kind, value) for share, kind, value in sorted(controls)]
-    return Script(settings, sounds, [*said, Control(length, "end")])
+    return Script(settings, list(sounds), [*said, Control(length, "end")])
 
 
 class Host:
@@ -384,23 +397,23 @@ class Client:
         """Every acknowledgement, with the number of finals stored when it was read."""
         self.finalized: list[tuple[int, int]] = []
         """Every answer to a finalize: offset, with the number of finals held when it was read."""
-        self._cursor = 0
-        self._todo = deque(said.controls)
+        self.cursor = 0
+        self.todo = deque(said.controls)
 
     @property
     def has_more(self) -> bool:
-        return bool(self._todo)
+        return bool(self.todo) or self.cursor < self.script.end_of_audio
 
     def send(self, size: int) -> None:
         """Sends the next control, or up to `size` bytes of audio."""
         shell, width = self.host.live, self.script.width
-        until = self._todo[0].offset * width
-        if until <= self._cursor:
-            self._control(self._todo.popleft())
+        until = self.todo[0].offset * width if self.todo else self.script.end_of_audio
+        if self.todo and until <= self.cursor:
+            self._control(self.todo.popleft())
         else:
-            stop = min(self._cursor + size, until)
-            shell.audio(self.script.audio[self._cursor : stop])
-            self._cursor = stop
+            stop = min(self.cursor + size, until)
+            shell.audio(self.script.audio[self.cursor : stop])
+            self.cursor = stop
 
     def _control(self, control: Control) -> None:
         shell = self.host.live
@@ -417,15 +430,15 @@ class Client:
         for message in self.host.resume(from_offset, len(self.finals) - 1):
             self._read(message)
         wanted = self.host.live.session.received
-        self._cursor = from_offset * self.script.width
+        self.cursor = from_offset * self.script.width
         if all_controls:
-            self._todo = deque(c for c in self.script.controls if c.offset >= from_offset)
+            self.todo = deque(c for c in self.script.controls if c.offset >= from_offset)
             return
         # As the Python client does it: what lies before the offset wanted was heard, but for the language.
         before = [c.value for c in self.script.controls if c.kind == "language" and c.offset < wanted]
         language = Control(wanted, "language", before[-1] if before else self.script.settings.language)
         open_ = (c for c in self.script.controls if c.offset >= wanted and c.value not in self.answered)
-        self._todo = deque([language, *open_])
+        self.todo = deque([language, *open_])
 
     def read(self, limit: int | None = None) -> None:
         """Reads what has come; beyond `limit` messages it is lost."""

@@ -40,7 +40,7 @@ def survives(said: Script, seed: int) -> None:
             chance.choice(client.host.live.due())()
         if chance.random() < 0.7:
             client.read()
-        if breaks and chance.random() < 0.15:
+        if breaks and not client.host.durable.deleted and chance.random() < 0.15:
             breaks -= 1
             break_off(client, chance, crash=chance.random() < 0.6)
     client.read()
