@@ -425,9 +425,10 @@ export class StarlingSession extends EventTarget {
     if (link === null || !link.live) return;
     clearTimeout(link.pump);
     while (link.socket.bufferedAmount < MAX_BUFFERED_BYTES) {
+      const wasWaiting = this.#isWaiting;
       const frame = this.#journal.next();
       if (frame === null) break;
-      if (!this.#isWaiting) link.waitsSince = now();
+      if (!wasWaiting) link.waitsSince = now();
       link.socket.send(frame);
       link.sentAt = now();
       this.#endWasSent ||= frame === END;
