@@ -13,6 +13,7 @@ SAMPLE_RATE = 16000
 """Every engine hears 16 kHz mono."""
 
 NO_TOKENS: NDArray[np.int32] = np.empty(0, np.int32)
+NO_WORDS: NDArray[np.float32] = np.empty(0, np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,8 @@ class Hypothesis:
         tokens: int32 ids without begin and end marks, shape (k,); the next window's draft.
         confidence: 0 to 1; ranks segments, is not a probability of being right.
         language: the language decoded in.
+        words: confidence in each of the words that `text` splits into at white space, float32, shape (n,); empty where
+            the model gives none.
         stats: counters for measurement, such as ``decoder_passes`` or ``accepted``.
     """
 
@@ -47,6 +50,7 @@ class Hypothesis:
     tokens: NDArray[np.int32]
     confidence: float
     language: str
+    words: NDArray[np.float32] = field(default_factory=lambda: NO_WORDS)
     stats: dict[str, float] = field(default_factory=dict)
 
 

@@ -31,4 +31,4 @@ def is_silent(window: Window) -> bool:
 
 def nothing_said(language: str) -> Hypothesis:
     """The hypothesis for a window that needs no decoding."""
-    return Hypothesis("", NO_TOKENS, 0.0, language, {"decoder_passes": 0.0, "no_speech": 1.0})
+    return Hypothesis("", NO_TOKENS, 0.0, language, stats={"decoder_passes": 0.0, "no_speech": 1.0})

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from engines.base import Engine, EngineError, Window
 from launcher.paths import Paths
+from perf.wer import total, word_errors
 from server.audio.vad import VadState, VoiceDetector
 from server.session.commands import Cancel as CancelCommand
 from server.session.commands import (
@@ -197,7 +198,7 @@ class Simulation:
         if isinstance(answer, EngineError):
             self._do(self._session.decode_failed(job, str(answer), self._now))
         else:
-            found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, WORDS.get(answer.text))
+            found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, answer.words)  # type: ignore[attr-defined]
             self._do(self._session.hypothesis(job, found, self._now))
         self._dispatch()
 
@@ -232,12 +233,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def report(runs: list[Run]) -> str:
     """One line with what matters."""
-    from perf.wer import word_errors
-
-    errors = words = 0
-    for run in runs:
-        wrong, total = word_errors(run.clip.transcript, run.text, run.clip.language)
-        errors, words = errors + wrong, words + total
+    errors = total(word_errors(run.clip.transcript, run.text, run.clip.language) for run in runs)
     seconds = sum(run.seconds for run in runs)
     changed, spoken = (sum(values) for values in zip(*map(flicker, runs), strict=True))
     lags = [lag for run in runs for lag in run.partial_lags]
@@ -245,7 +241,7 @@ def report(runs: list[Run]) -> str:
     decode, vad = sum(run.decode_s for run in runs) / seconds, sum(run.vad_s for run in runs) / seconds
     windows = sum(run.windows for run in runs)
     return (
-        f"WER {errors / words:6.2%}  core {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
+        f"WER {errors.rate:6.2%}  core {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
         f"of {sum(run.window_s for run in runs) / max(1, windows):.1f} s  "
         f"partial lag p50 {percentile(lags, 0.5):.3f} p95 {percentile(lags, 0.95):.3f}  "
         f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}"

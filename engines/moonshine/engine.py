@@ -105,7 +105,8 @@ class MoonshineEngine:
         return [crosses[index] for index in range(len(windows))]
 
     def _hypothesis(self, window: Window, row: Row) -> Hypothesis:
-        text = self._tokenizer.decode(row.tokens if row.ended else without_loop(row.tokens))
+        spoken = row.tokens if row.ended else without_loop(row.tokens)
+        text = self._tokenizer.decode(spoken)
         confidence = float(np.exp(np.log(row.probabilities).mean()))
         seconds = len(window.audio) / SAMPLE_RATE
         no_speech = made_up(text, row.tokens, seconds, confidence, stopped=not row.ended)
@@ -115,7 +116,10 @@ class MoonshineEngine:
             "no_speech": float(no_speech),
         }
         tokens = np.array(row.tokens, np.int32)
-        return Hypothesis("" if no_speech else text, tokens, 0.0 if no_speech else confidence, _LANGUAGE, stats)
+        if no_speech:
+            return Hypothesis("", tokens, 0.0, _LANGUAGE, stats=stats)
+        words = self._tokenizer.word_confidences(spoken, row.probabilities)
+        return Hypothesis(text, tokens, confidence, _LANGUAGE, words, stats)
 
 
 def _refusal(window: Window) -> EngineError | None:

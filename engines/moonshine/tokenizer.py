@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 BOS = 1
 EOS = 2
@@ -50,6 +54,32 @@ class Tokenizer:
         """
         joined = b"".join(self._pieces[index] for index in ids)
         return joined.decode("utf-8", errors="replace").strip()
+
+    def word_confidences(self, ids: Sequence[int], probabilities: Sequence[float]) -> NDArray[np.float32]:
+        """The confidence in each word of ``decode(ids).split()``: that of its least probable piece.
+
+        Pieces that are nothing but marks do not count; a word that is nothing but marks has 1.
+        """
+        words: list[float] = []
+        is_open = False
+        for index, probability in zip(ids, probabilities, strict=False):
+            for part in re.split(rb"(\s+)", self._pieces[index]):
+                if not part:
+                    continue
+                if part.isspace():
+                    is_open = False
+                    continue
+                if not is_open:
+                    words.append(1.0)
+                    is_open = True
+                if _is_spoken(part):
+                    words[-1] = min(words[-1], probability)
+        return np.array(words, np.float32)
+
+
+def _is_spoken(part: bytes) -> bool:
+    """Letters, digits, or bytes that may be a piece of one."""
+    return any(byte >= 128 or chr(byte).isalnum() for byte in part)
 
 
 def _surface(index: int, piece: bytes) -> bytes:

@@ -156,10 +156,10 @@ def _hypothesis(attempt: _Attempt, tries: int) -> Hypothesis:
         "made_up": float(made_up),
     }
     if made_up:
-        return Hypothesis("", NO_TOKENS, 0.0, attempt.language, stats)
+        return Hypothesis("", NO_TOKENS, 0.0, attempt.language, stats=stats)
     tokens = np.array(attempt.tokens, np.int32)
     confidence = math.exp(min(attempt.mean_logprob, 0.0)) if attempt.text else 0.0
-    return Hypothesis(attempt.text, tokens, confidence, attempt.language, stats)
+    return Hypothesis(attempt.text, tokens, confidence, attempt.language, stats=stats)
 
 
 def _refusal(window: Window) -> EngineError | None:

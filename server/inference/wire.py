@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 from server.inference.errors import Fault, InferenceError
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
+
+PROBE_SPEECH = Path(__file__).with_name("probe.pcm")
+"""The words "and so", spoken by John F. Kennedy in 1961; public domain."""
 
 PROBE_TEXT = "hello how are you"
 """What the punctuation model is tried with."""
@@ -41,6 +45,7 @@ def hypothesis(answer: ModelInferResponse) -> Hypothesis:
             tokens=np.frombuffer(raw["TOKENS"], "<i4").astype(np.int32),
             confidence=float(struct.unpack("<f", raw["CONFIDENCE"])[0]),
             language=_text(raw["LANGUAGE"]),
+            words=np.frombuffer(raw.get("WORDS", b""), "<f4").astype(np.float32),
         )
     except (KeyError, ValueError, struct.error) as error:
         raise InferenceError(Fault.FAILED, f"{answer.model_name} gave an answer of the wrong form: {error!r}") from None
@@ -68,11 +73,8 @@ def punctuated(answer: ModelInferResponse) -> str:
 
 
 def probe_window() -> NDArray[np.int16]:
-    """One second of a hummed note (int16, 16 kHz): loud enough that no engine takes a short cut for silence."""
-    time = np.arange(16000) / 16000
-    note = sum(np.sin(2 * np.pi * 140 * harmonic * time) / harmonic for harmonic in range(1, 12))
-    swell = 0.6 + 0.4 * np.sin(2 * np.pi * 4 * time)
-    return np.asarray(3000 * note * swell, np.int16)
+    """Eight tenths of a second of speech (int16, 16 kHz): what is no speech takes some engines many tries."""
+    return np.frombuffer(PROBE_SPEECH.read_bytes(), "<i2").astype(np.int16)
 
 
 def _add(request: ModelInferRequest, name: str, datatype: str, length: int, content: bytes) -> None:

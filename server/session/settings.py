@@ -86,7 +86,7 @@ class Policy:
     idle_threshold: float = 0.2
     hop_windows: int = 10
     first_hop_windows: int = 12
-    trim_after_s: float = 8.0
+    trim_after_s: float = 6.0
     trim_keep_s: float = 1.5
     sure_confidence: float = 0.75
     hold_back_words: int = 2

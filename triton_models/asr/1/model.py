@@ -63,6 +63,7 @@ def _response(result: Hypothesis | EngineError) -> Any:
             pb_utils.Tensor("TOKENS", result.tokens.reshape(1, -1)),
             pb_utils.Tensor("CONFIDENCE", np.array([[result.confidence]], np.float32)),
             pb_utils.Tensor("LANGUAGE", np.array([[result.language.encode()]], np.object_)),
+            pb_utils.Tensor("WORDS", result.words.reshape(1, -1)),
         ]
     )
 
