@@ -54,8 +54,8 @@ HEADERS = {
 }
 """On every file. `no-cache` means: keep it, but ask each time whether it is still the one."""
 
-SHARED = frozenset({"/starling.js", "/journal.js", "/outcomes.js"})
-"""The protocol's module, which pages of any origin may import; whether they may connect is another setting."""
+SHARED = ".js"
+"""Modules, which pages of any origin may import; whether those may also connect is another setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,8 @@ class Pages:
 
 def _page(path: str, body: bytes) -> Page:
     etag = f'"{hashlib.sha256(body).hexdigest()[:16]}"'
-    return Page(body, CONTENT_TYPES[Path(path).suffix], etag, path in SHARED)
+    ending = Path(path).suffix
+    return Page(body, CONTENT_TYPES[ending], etag, is_shared=ending == SHARED)
 
 
 def _matches(headers: list[str], etag: str) -> bool:

@@ -61,7 +61,7 @@ export async function openMicrophone(onFrame, onLost) {
 /** @param {AudioContext} context */
 async function loadWorklet(context) {
   try {
-    await context.audioWorklet.addModule("./capture-worklet.js");
+    await context.audioWorklet.addModule(new URL("capture-worklet.js", import.meta.url));
   } catch {
     throw new MicrophoneError("The server does not answer. Check that it is running, then start again.");
   }

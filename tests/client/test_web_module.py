@@ -24,7 +24,7 @@ def _version() -> int:
     return int(found[1]) if found else 0
 
 
-@pytest.mark.skipif(_version() < MIN_VERSION, reason=f"no Node {MIN_VERSION} or newer: apt-get install nodejs")
+@pytest.mark.skipif(_version() < MIN_VERSION, reason=f"Node {MIN_VERSION} or newer is not installed")
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.name.partition(".")[0])
 def test_in_node(file: object) -> None:
     assert NODE is not None

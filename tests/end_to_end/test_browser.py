@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +17,7 @@ import pytest
 import pytest_asyncio
 from numpy.typing import NDArray
 
+from launcher.paths import SOURCE_ROOT
 from tests.end_to_end.chromium import BINARY, Page, browsing
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
@@ -406,6 +411,57 @@ async def test_a_full_server_says_so(make_gateway: MakeGateway, page: Page) -> N
         await speaker.listen()
     await page.click("#start")
     await page.until(f"{STATUS} === 'Listening'")
+
+
+@contextmanager
+def served(body: bytes) -> Iterator[str]:
+    """The address of one page on a host of its own."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+async def test_the_example_in_the_documentation(make_gateway: MakeGateway, page: Page) -> None:
+    text = (SOURCE_ROOT / "docs" / "clients.md").read_text()
+    [example] = re.findall(r"```html\n<!-- example: browser -->\n(.*?)```", text, flags=re.DOTALL)
+    assert len(example.splitlines()) <= 22
+    # The page's address must be known to the gateway, and the gateway's to the page.
+    gateway = make_gateway(allowed_origins=["*"])
+    with served(example.replace("127.0.0.1:8000", f"127.0.0.1:{gateway.port}").encode()) as address:
+        await page.open(address)
+        await page.click("button")
+        await page.until("document.querySelector('button').textContent === 'Stop'")
+        await page.until("document.querySelector('#words').childNodes.length >= 4")
+        await page.click("button")
+        await page.until("document.querySelector('button').textContent === 'Done'")
+        assert spoken(*SPOKEN).word_error_rate(await page.text("#words")) <= 0.3
+        assert [line for line in page.complaints if "favicon" not in line] == []
+
+
+async def test_a_page_of_an_origin_that_is_not_allowed_is_told(gateway: GatewayProcess, page: Page) -> None:
+    with served(b"<!doctype html><title>elsewhere</title>") as address:
+        await page.open(address)
+        kind = await page.evaluate(f"""(async () => {{
+            const {{ StarlingSession }} = await import("http://127.0.0.1:{gateway.port}/starling.js");
+            const session = new StarlingSession("{gateway.url}");
+            return session.opened.then(() => "opened", (error) => error.kind);
+        }})()""")
+    assert kind == "unreachable", "the browser keeps the reason from a page of another origin"
 
 
 async def test_no_text_becomes_markup(gateway: GatewayProcess, page: Page) -> None:
