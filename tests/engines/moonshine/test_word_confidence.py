@@ -8,38 +8,24 @@ from hypothesis import strategies as st
 
 from engines.moonshine.tokenizer import Tokenizer
 
-PIECES = ["<unk>", "<s>", "</s>"] + [
-    "\u2581he",
-    "llo",
-    ",",
-    "\u2581",
-    "wor",
-    "ld",
-    "\u2581-",
-    "\u2581it",
-    "'",
-    "s",
-    ".",
-]
+PIECES = ["\u2581he", "llo", ",", "\u2581", "wor", "ld", "\u2581-", "\u2581it", "'", "s", "."]
+FIRST = 259
 
 
 def tokenizer() -> Tokenizer:
-    """The control pieces stand where the real ones do: behind the byte pieces."""
-    return Tokenizer([piece.encode() for piece in PIECES[:3]] + [bytes([b]) for b in range(256)] + _words())
-
-
-def _words() -> list[bytes]:
-    return [piece.encode() for piece in PIECES[3:]]
+    """Control pieces and bytes stand where the real ones do: before the others."""
+    control = [b"<unk>", b"<s>", b"</s>"]
+    return Tokenizer([*control, *(bytes([byte]) for byte in range(256)), *(piece.encode() for piece in PIECES)])
 
 
 def test_a_word_is_as_sure_as_its_least_sure_piece_and_marks_do_not_count() -> None:
-    ids = [259 + PIECES[3:].index(piece) for piece in ("\u2581he", "llo", ",", "\u2581", "wor", "ld", ".")]
+    ids = [FIRST + PIECES.index(piece) for piece in ("\u2581he", "llo", ",", "\u2581", "wor", "ld", ".")]
     words = tokenizer().word_confidences(ids, [0.9, 0.5, 0.1, 0.2, 0.8, 0.7, 0.1])
     assert tokenizer().decode(ids) == "hello, world."
     np.testing.assert_allclose(words, [0.5, 0.7], atol=1e-6)
 
 
-@given(st.lists(st.integers(259, 258 + len(_words())), max_size=12))
+@given(st.lists(st.integers(FIRST, FIRST + len(PIECES) - 1), max_size=12))
 def test_there_is_one_confidence_for_each_word(ids: list[int]) -> None:
     words = tokenizer().word_confidences(ids, [0.5] * len(ids))
     assert len(words) == len(tokenizer().decode(ids).split())
