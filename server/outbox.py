@@ -45,16 +45,20 @@ class Outbox:
         held = [o for o in self._queue if not (isinstance(o.message, Final) and o.message.seq <= last_seq)]
         self._queue = deque([*first, *held])
         self._last_seq = max(last_seq, self._last_seq)
+        waiting = self._partial and self._partial.message
+        if isinstance(waiting, Partial) and waiting.seq <= self._last_seq:
+            self._partial = None
         self._held = False
         self._ready.set()
 
     def put(self, message: Message, since: float | None = None) -> None:
-        """Adds a message. After `close` it is dropped; a final that has been sent is not sent again."""
+        """Adds a message. After `close` it is dropped; so is a final that was sent before, and a partial of it."""
         if self.closing is not None:
             return
         outgoing = Outgoing(message, since)
         if isinstance(message, Partial):
-            self._partial = outgoing
+            if message.seq > self._last_seq:
+                self._partial = outgoing
         elif isinstance(message, Ack):
             self._ack = outgoing
         else:
@@ -64,9 +68,10 @@ class Outbox:
                 self._last_seq = message.seq
             if isinstance(message, Final | SpeechEnded):
                 self._partial = None
-            if isinstance(message, Finalized | Done) and self._ack is not None:
-                self._queue.append(self._ack)
-                self._ack = None
+            if isinstance(message, Finalized | Done):
+                # These stand at a place in the audio: what was said up to there goes before them.
+                self._queue.extend(waiting for waiting in (self._partial, self._ack) if waiting is not None)
+                self._partial = self._ack = None
             self._queue.append(outgoing)
             if len(self._queue) > self._limit:
                 self._queue.clear()

@@ -21,6 +21,7 @@ SAMPLE_RATE = 8000
 MAX_FRAME_S = 10.0
 """A frame longer than this is no telephone's."""
 
+_SEQ = re.compile(r"-?[0-9]{1,18}")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:-]{0,119}")
 
 
@@ -61,7 +62,7 @@ def parse(target: str, languages: frozenset[str]) -> Call:
         if language is None:
             raise InvalidMessageError(f"language: choose one of {', '.join(sorted(languages))}")
     after = values.get("after")
-    if after is not None and not (after.removeprefix("-").isascii() and after.removeprefix("-").isdigit()):
+    if after is not None and not _SEQ.fullmatch(after):
         raise InvalidMessageError("after: must be the seq of the last final you have, -1 for none")
     return Call(session_id, encoding, language, None if after is None else max(-1, min(int(after), MAX_OFFSET)))
 
