@@ -47,9 +47,17 @@ class App:
             inference_settings(settings, triton_addresses), observer=MetricsObserver(self.metrics)
         )
         ttl_s = settings.resume_window_s * (1 + 1 / TOUCHES_PER_WINDOW)
-        parts = Parts(self._vad, self._inference, self._sessions, self._transcripts, self.metrics, ttl_s)
+        parts = Parts(
+            self._vad,
+            self._inference,
+            self._sessions,
+            self._transcripts,
+            self.metrics,
+            ttl_s,
+            log_transcripts=settings.log_transcripts,
+        )
         self.registry = Registry(parts, settings)
-        self.gateway = Gateway(settings, Access(settings), self.registry, self._inference, self.metrics)
+        self.gateway = Gateway(settings, Access(settings, self._sessions), self.registry, self._inference, self.metrics)
         self._upkeep: list[asyncio.Task[None]] = []
         self._is_healthy: bool | None = None
 
@@ -68,6 +76,8 @@ class App:
             self._upkeep = [
                 loop.create_task(watch_loop(self.metrics), name="loop delay"),
                 loop.create_task(self._purge(), name="retention"),
+                loop.create_task(self.gateway.watch_access(), name="keys and certificate"),
+                loop.create_task(self.registry.quota.run(), name="audio of keys"),
             ]
             on_ready(self)
             await stop.wait()
@@ -101,6 +111,7 @@ class App:
             task.cancel()
         await asyncio.gather(*self._upkeep, return_exceptions=True)
         await self.registry.close()
+        await self.registry.quota.report()
         await self._inference.close()
         await self._vad.close()
         await self._sessions.close()

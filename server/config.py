@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.session.settings import MAX_ENDPOINT_MS, MIN_ENDPOINT_MS, VAD_WINDOW, Policy
 from session_store.factory import default_session_url, default_transcript_url
@@ -159,6 +160,10 @@ def load(**overrides: object) -> Settings:
     """
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
+    except SettingsError as error:
+        # Its text names the field in quotes and nothing else of use.
+        name = str(error).partition('"')[2].partition('"')[0].upper()
+        raise ConfigError(f'STARLING_{name}: must be JSON, such as ["a", "b"] or {{"asr": ["en"]}}') from None
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -181,4 +186,9 @@ def describe() -> list[tuple[str, str, str]]:
 
 def is_loopback(host: str) -> bool:
     """Whether an address can only be reached from this machine."""
-    return host in ("localhost", "::1") or host.startswith("127.") or os.path.isabs(host)
+    if host == "localhost" or os.path.isabs(host):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, "127.example.com" among them, leads wherever its owner wants

@@ -16,7 +16,8 @@ from server.live import TAKEN_OVER, LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
 from server.protocol.close import CloseCode, Closing
-from server.registry import Identity, Registry
+from server.quota import Identity
+from server.registry import Registry
 from server.session.messages import Error, Message, Partial
 from session_store.base import Final
 
@@ -58,9 +59,12 @@ class Connection(ABC):
     async def run(self) -> None:
         """Serves the connection until it is closed."""
         writer = self._loop.create_task(self._write(), name="connection writer")
-        self._watchdog = self._loop.call_later(self._settings.idle_timeout_s, self._watch)
+        self._watchdog = self._loop.call_later(
+            min(self._settings.idle_timeout_s, self._settings.max_session_s), self._watch
+        )
         for_good = False
         try:
+            await self._registry.quota.admit(self._identity)
             await self._read()
         except ConnectionClosedOK as closed:
             for_good = closed.rcvd is not None and closed.rcvd.code == CloseCode.NORMAL
@@ -81,6 +85,15 @@ class Connection(ABC):
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
             self._log_end()
+
+    @property
+    def identity(self) -> Identity:
+        """Who is at the other end."""
+        return self._identity
+
+    def end(self, closing: Closing) -> None:
+        """Closes the connection, from outside."""
+        self._outbox.close(closing)
 
     # --- what a protocol fills in
 
@@ -110,7 +123,9 @@ class Connection(ABC):
 
     def _audio(self, live: LiveSession, frame: bytes) -> None:
         self._metrics.frames.inc()
-        self._metrics.audio.inc(len(frame) * self._seconds_per_byte)
+        seconds = len(frame) * self._seconds_per_byte
+        self._metrics.audio.inc(seconds)
+        self._registry.quota.count(self._identity, seconds)
         live.audio(frame)
 
     def _count_control(self) -> None:
@@ -133,8 +148,9 @@ class Connection(ABC):
         elif now - self._opened >= self._settings.max_session_s:
             self._outbox.close(Closing(CloseCode.REVOKED, "the longest connection time has passed: resume the session"))
         else:
+            left = self._opened + self._settings.max_session_s - now
             wait = self._settings.idle_timeout_s if waits else self._settings.idle_timeout_s - silent
-            self._watchdog = self._loop.call_later(max(wait, 0.01), self._watch)
+            self._watchdog = self._loop.call_later(max(min(wait, left), 0.01), self._watch)
 
     # --- writing
 

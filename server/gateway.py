@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from weakref import WeakKeyDictionary
@@ -14,18 +14,22 @@ from prometheus_client import generate_latest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+from websockets.typing import Subprotocol
 
-from server.auth import Access, Refusal
+from server.auth import SUBPROTOCOL, Access, Refusal, Ticket
 from server.config import Settings
 from server.connection import Connection
 from server.inference.service import Inference
 from server.metrics import Metrics
 from server.pages import Pages
 from server.protocol import telephone
+from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import InvalidMessageError
-from server.registry import Identity, Registry
+from server.quota import Identity
+from server.registry import Registry
 from server.stream_connection import StreamConnection
 from server.telephone_connection import TelephoneConnection
+from server.tls import Tls
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +44,18 @@ WRITE_LIMIT = 1 << 15
 
 PING_INTERVAL_S = 20
 
+SPARE_CONNECTIONS = 4
+"""What a key may have open beyond two for each of its sessions: a broken connection is noticed late, and the one that
+resumes its session must get in."""
+
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""On every answer that does not bring its own."""
+
 
 class Gateway:
     """Answers everything that arrives on the port."""
@@ -53,7 +69,8 @@ class Gateway:
         self._inference = inference
         self._metrics = metrics
         self._server: Server | None = None
-        self._connections = 0
+        self._open: set[Connection] = set()
+        self._tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None
         self._admitted: WeakKeyDictionary[ServerConnection, Callable[[ServerConnection], Connection]] = (
             WeakKeyDictionary()
         )
@@ -77,7 +94,10 @@ class Gateway:
             self._serve,
             self._settings.host,
             self._settings.port,
+            ssl=None if self._tls is None else self._tls.context,
             process_request=self._answer,
+            process_response=self._harden,
+            select_subprotocol=_select_subprotocol,
             compression=None,  # 14 KiB a connection instead of 47, and audio does not compress
             max_size=self._settings.max_frame_bytes,
             max_queue=FRAME_QUEUE,
@@ -99,24 +119,44 @@ class Gateway:
         if self._server is not None:
             await self._server.wait_closed()
 
+    async def watch_access(self) -> None:
+        """Follows keys and certificate for ever; who has no right to be here any more is sent away."""
+        watches = [self._access.watch(self._send_away_revoked)]
+        if self._tls is not None:
+            watches.append(self._tls.watch())
+        await asyncio.gather(*watches)
+
+    def _send_away_revoked(self) -> None:
+        for connection in self._open:
+            if not self._access.is_valid(connection.identity):
+                connection.end(Closing(CloseCode.REVOKED, "the key was revoked or has expired: ask for a new one"))
+
     # --- before the upgrade
 
-    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         path = request.path.partition("?")[0]
         page = self._pages.get(path)
         if page is not None:
             return page()
         if path in self._files:
             return self._files.answer(path, request)
+        if path == "/ticket":
+            return await self._issue_ticket(request)
         serve = self._route(path, request)
         if isinstance(serve, Response):
             return serve
-        identity = self._access.check(request)
+        refusal = self._access.check_origin(request) or self._is_full()
+        if refusal is not None:
+            return self._refuse(refusal)
+        if not _is_upgrade(request):
+            # Answered with 426, keys or not: a browser that was refused asks so whether the server can be reached.
+            return None
+        identity = await self._access.identify(request)
         if isinstance(identity, Refusal):
             return self._refuse(identity)
-        full = self._is_full()
-        if full is not None:
-            return self._refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, full, RETRY_AFTER_S))
+        refusal = self._has_too_many(identity)
+        if refusal is not None:
+            return self._refuse(refusal)
         self._admitted[connection] = partial(serve, identity)
         return None
 
@@ -135,19 +175,53 @@ class Gateway:
             return lambda identity, socket: TelephoneConnection(call, socket, identity, *shared)
         return respond(HTTPStatus.NOT_FOUND, f"there is nothing at {path}: WebSocket clients connect to /stream\n")
 
-    def _is_full(self) -> str | None:
+    def _is_full(self) -> Refusal | None:
         """Why no further session can be taken on, if so."""
+        text = None
         if self._registry.is_draining:
-            return "the server is draining: connect to another one"
-        if self._connections >= self._settings.max_sessions:
-            return f"all {self._settings.max_sessions} sessions are taken: try again"
-        if self._inference.final_delay > self._settings.max_final_delay_s:
-            return "the speech models are overloaded: try again"
-        return None
+            text = "the server is draining: connect to another one"
+        elif len(self._open) >= self._settings.max_sessions:
+            text = f"all {self._settings.max_sessions} sessions are taken: try again"
+        elif self._inference.final_delay > self._settings.max_final_delay_s:
+            text = "the speech models are overloaded: try again"
+        return None if text is None else Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, RETRY_AFTER_S)
+
+    def _has_too_many(self, identity: Identity) -> Refusal | None:
+        """Why a key may not open one more connection, if so. Its sessions are counted when one begins."""
+        if identity.max_sessions is None:
+            return None
+        limit = 2 * identity.max_sessions + SPARE_CONNECTIONS
+        if sum(connection.identity.key_id == identity.key_id for connection in self._open) < limit:
+            return None
+        text = f"this key has {limit} connections open: close some"
+        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, RETRY_AFTER_S)
+
+    async def _issue_ticket(self, request: Request) -> Response:
+        if request.method != "GET":
+            return respond(HTTPStatus.METHOD_NOT_ALLOWED, "ask with GET\n", headers={"Allow": "GET"})
+        ticket = await self._access.issue_ticket(request)
+        if not isinstance(ticket, Ticket):
+            return self._refuse(ticket)
+        body = orjson.dumps({"ticket": ticket.text, "expires_in_s": ticket.expires_in_s})
+        return respond(HTTPStatus.OK, body, content_type="application/json")
 
     def _refuse(self, refusal: Refusal) -> Response:
         self._metrics.refusals.labels(int(refusal.status)).inc()
-        return respond(refusal.status, f"{refusal.text}\n", retry_after_s=refusal.retry_after_s)
+        headers = {}
+        if refusal.retry_after_s is not None:
+            headers["Retry-After"] = str(refusal.retry_after_s)
+        if refusal.challenge is not None:
+            headers["WWW-Authenticate"] = refusal.challenge
+        return respond(refusal.status, f"{refusal.text}\n", headers=headers)
+
+    def _harden(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        """Adds what protects a browser to every answer."""
+        del connection, request
+        for name, value in SECURITY_HEADERS.items():
+            if name not in response.headers:
+                response.headers[name] = value
+        if self._tls is not None:
+            response.headers["Strict-Transport-Security"] = "max-age=31536000"
 
     def _ready(self) -> Response:
         health = self._inference.health()
@@ -168,13 +242,25 @@ class Gateway:
     async def _serve(self, socket: ServerConnection) -> None:
         connection = self._admitted.pop(socket)(socket)
         open_now = self._metrics.connections.labels(connection.protocol)
-        self._connections += 1
+        self._open.add(connection)
         open_now.inc()
         try:
             await connection.run()
         finally:
-            self._connections -= 1
+            self._open.discard(connection)
             open_now.dec()
+
+
+def _is_upgrade(request: Request) -> bool:
+    asked = [token.strip().lower() for given in request.headers.get_all("Upgrade") for token in given.split(",")]
+    return "websocket" in asked
+
+
+def _select_subprotocol(connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Ours, where it is offered: a browser that offers any breaks off without an answer to one of them."""
+    del connection
+    ours = Subprotocol(SUBPROTOCOL)
+    return ours if ours in offered else None
 
 
 def respond(
@@ -182,22 +268,17 @@ def respond(
     body: str | bytes,
     *,
     content_type: str = "text/plain; charset=utf-8",
-    retry_after_s: int | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     """A whole HTTP response, after which the connection is closed."""
     raw = body.encode() if isinstance(body, str) else body
-    headers = Headers(
-        {
-            "Content-Type": content_type,
-            "Content-Length": str(len(raw)),
-            "Connection": "close",
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "no-store",
-        }
-    )
-    if retry_after_s is not None:
-        headers["Retry-After"] = str(retry_after_s)
-    return Response(int(status), status.phrase, headers, raw)
+    always = {
+        "Content-Type": content_type,
+        "Content-Length": str(len(raw)),
+        "Connection": "close",
+        "Cache-Control": "no-store",
+    }
+    return Response(int(status), status.phrase, Headers({**always, **(headers or {})}), raw)
 
 
 async def watch_loop(metrics: Metrics, interval_s: float = 0.1) -> None:

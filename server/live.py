@@ -63,6 +63,8 @@ class Parts:
     metrics: Metrics
     ttl_s: float
     """How long the stored state lives after the last sign of its owner."""
+    log_transcripts: bool = False
+    """Whether what was said may stand in the log."""
 
 
 class LiveSession:
@@ -325,6 +327,8 @@ class LiveSession:
                 await self.register()
                 await parts.transcripts.append(self.session_id, command.final)
             await parts.sessions.publish_final(self.session_id, command.final)
+            if parts.log_transcripts:
+                log.info("final", session=self.session_id, seq=command.final.seq, text=command.final.text)
         await parts.sessions.save(command.state, fence=self.fence, ttl_s=parts.ttl_s)
 
     async def _touch(self) -> None:

@@ -9,7 +9,7 @@ import math
 import secrets
 import socket
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
@@ -18,10 +18,19 @@ from server.live import TAKEN_OVER, LiveSession, Parts
 from server.outbox import Outbox, Outgoing
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import Resume
+from server.quota import AudioQuota, Identity
 from server.session.messages import Error, Opened
 from server.session.session import Session
 from server.session.settings import SessionSettings
-from session_store.base import Claimed, Expired, SessionExistsError, SessionState, StoreError, UnknownSessionError
+from session_store.base import (
+    Claimed,
+    Expired,
+    SessionExistsError,
+    SessionState,
+    StoreError,
+    TooManySessionsError,
+    UnknownSessionError,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -37,19 +46,13 @@ NO_TOKEN = bytes(32)
 """In place of a token's hash for sessions that are known by their id alone; no token has this hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who is asking: the key's id, empty where no keys are asked for."""
-
-    key_id: str = ""
-
-
 class Registry:
     """All live sessions of one process."""
 
     def __init__(self, parts: Parts, settings: Settings) -> None:
         self._parts = parts
         self._settings = settings
+        self.quota = AudioQuota(parts.sessions)
         self._live: dict[str, LiveSession] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._owner = f"{socket.gethostname()}/{secrets.token_hex(4)}"
@@ -84,7 +87,7 @@ class Registry:
         session_id, secret = secrets.token_hex(8), secrets.token_urlsafe(32)
         state = SessionState(session_id, _hash(secret), identity.key_id, settings.to_json())
         try:
-            fence = await self._parts.sessions.create(state, owner=self._owner, ttl_s=self._parts.ttl_s)
+            fence = await self._create(state, identity)
         except StoreError as error:
             raise _store_gone(error) from error
         session = Session(state, settings, self._settings.policy)
@@ -194,7 +197,7 @@ class Registry:
             if last:
                 acked = math.ceil(last[0].end * settings.sample_rate)
                 state = replace(state, acked=acked, next_seq=last[0].seq + 1, tail=last[0].text)
-            live = await self._take_id(state, settings, known, outbox)
+            live = await self._take_id(state, settings, known, identity, outbox)
             await live.register()
             await live.replay(outbox, [], state.next_seq - 1 if after is None else after)
         except StoreError as error:
@@ -219,7 +222,12 @@ class Registry:
             raise Closing(CloseCode.OVERLOADED, "this session is just ending: try again", retry_after_ms=1000) from None
 
     async def _take_id(
-        self, fresh: SessionState, settings: SessionSettings, known: SessionState | Expired | None, outbox: Outbox
+        self,
+        fresh: SessionState,
+        settings: SessionSettings,
+        known: SessionState | Expired | None,
+        identity: Identity,
+        outbox: Outbox,
     ) -> LiveSession:
         """Goes on where the session is alive, here or in the store, and begins it anew where it is not."""
         outbox.hold()
@@ -234,7 +242,7 @@ class Registry:
             return live
         if local is not None:
             local.over(None)
-        fence = await self._parts.sessions.create(fresh, owner=self._owner, ttl_s=self._parts.ttl_s)
+        fence = await self._create(fresh, identity)
         session = Session(fresh, settings, self._settings.policy)
         live = self._add(LiveSession(session, fresh.session_id, fence, self._parts))
         live.attach(outbox)
@@ -243,6 +251,15 @@ class Registry:
     def _received(self, local: LiveSession | None, claimed: Claimed) -> int:
         is_current = local is not None and not local.is_over and local.fence + 1 == claimed.fence
         return local.session.received if local is not None and is_current else claimed.state.acked
+
+    async def _create(self, state: SessionState, identity: Identity) -> int:
+        """Stores a new session, if its key may have one more."""
+        limit, ttl_s = identity.max_sessions, self._parts.ttl_s
+        try:
+            return await self._parts.sessions.create(state, owner=self._owner, ttl_s=ttl_s, key_limit=limit)
+        except TooManySessionsError:
+            text = f"all {limit} sessions of this key are taken, those that can be resumed included: end one"
+            raise Closing(CloseCode.REVOKED, text) from None
 
     async def _claim(self, session_id: str, secret: str, identity: Identity) -> Claimed:
         """Checks the token, then takes the session: who has no token must not disturb its owner."""

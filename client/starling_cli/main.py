@@ -29,6 +29,7 @@ COMMANDS = (
     Command("doctor", "look at what is installed, reachable and ready", "starling_cli.doctor"),
     Command("sessions", "list the stored sessions, or delete old ones", "starling_cli.transcripts"),
     Command("transcripts", "print, export or delete one session's transcript", "starling_cli.transcripts"),
+    Command("keys", "make, list and revoke API keys", "starling_cli.keys"),
 )
 
 COMMAND_LIST = "\n".join(f"  {command.name:<13}{command.help}" for command in COMMANDS)
