@@ -90,16 +90,22 @@ def write(
     ``starts``: the first one begins a sentence. ``keep``: the writer's acronyms and unusual spellings stay.
     """
     written: list[Unit] = []
-    whole = True
+    whole, dotted = True, False
     for unit, mark, case in zip(units, marks, cases, strict=True):
-        # The "i" of "i.e." is not the first person.
-        first_person = whole and unit.last and _FIRST_PERSON.match(unit.form)
-        form = "I" + unit.form[1:].lower() if first_person else _own_form(unit.form, Case(case), lexicon, keep=keep)
+        # Addresses and abbreviations such as "i.e." stay as they are; that "i" is not the first person.
+        dotted = dotted or (not unit.last and unit.trail == ".")
+        if dotted:
+            form = unit.form
+        elif whole and unit.last and _FIRST_PERSON.match(unit.form):
+            form = "I" + unit.form[1:].lower()
+        else:
+            form = _own_form(unit.form, Case(case), lexicon, keep=keep)
         if starts and form == form.lower():
             form = cased(form, Case.CAPITALISED)
         trail = "." + unit.trail if form.lower() in TITLES and unit.last and not unit.trail else unit.trail
         written.append(replace(unit, form=form, trail=trail, mark=mark, elided=False))
         starts, whole = mark in SENTENCE_ENDS, unit.last
+        dotted = dotted and not unit.last
     return written
 
 

@@ -70,7 +70,7 @@ def test_the_spelling_of_the_asr_model_is_kept_where_it_is_unusual(punctuate: Ca
 
 
 def test_the_first_person_is_a_capital_and_other_letters_are_not(punctuate: Callable[..., str]) -> None:
-    result = punctuate("we think i'm late, i.e. too late.")
+    result = punctuate("so i'm late, i.e. too late.")
     assert "I'm late" in result
     assert "i.e." in result
 
@@ -121,7 +121,7 @@ def test_a_word_of_any_length_passes(punctuate: Callable[..., str]) -> None:
 def test_a_text_that_is_too_long_costs_its_neighbours_nothing(punctuators: dict[Policy, Punctuator]) -> None:
     long = Request("word " * MAX_CHARACTERS)
     results = punctuators[Policy.BOTH].punctuate([Request("Yes."), long, Request("No.")])
-    assert [results[0], results[2]] == ["Yes.", "No."]
+    assert [letters(str(results[i])) for i in (0, 2)] == ["yes", "no"]
     assert isinstance(results[1], EngineError)
     assert "send at most" in str(results[1])
 

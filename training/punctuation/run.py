@@ -46,8 +46,7 @@ def main() -> None:
     save_lexicon(texts.lexicon, arguments.out / "casing.tsv")
     tune(tagger, texts, pieces, arguments.out / "settings.json")
     if not arguments.no_evaluation:
-        for mistakes in (False, True):
-            report_held_out(texts, systems(arguments.out), mistakes=mistakes)
+        report_held_out(texts, systems(arguments.out))
         report_speed(arguments.out)
 
 
