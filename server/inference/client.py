@@ -69,6 +69,12 @@ class TritonClient:
         states = [entry.state for entry in index.models if entry.name == model]
         return ModelState(states[-1]) if states and states[-1] in set(ModelState) else ModelState.UNAVAILABLE
 
+    async def progress(self, model: str, timeout_s: float) -> int:
+        """A number that grows with every batch and every failure: it stands still where a model is idle or hangs."""
+        request = pb.ModelStatisticsRequest(name=model)
+        statistics = (await _answer(self._stub.ModelStatistics, request, timeout_s)).model_stats
+        return sum(entry.execution_count + entry.inference_stats.fail.count for entry in statistics)
+
     async def load(self, model: str, timeout_s: float) -> None:
         """Loads a model and returns when it is ready; does nothing to one that is."""
         await _answer(self._stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(model_name=model), timeout_s)

@@ -28,7 +28,10 @@ STALL_S = 0.25
 
 
 class HealthMonitor:
-    """Watches every replica from `start` to `close` and tells `on_change` when one is given up or taken back."""
+    """Watches every replica from `start` to `close` and tells `on_change` when one is given up or taken back.
+
+    Its last argument is true where the calls that are under way there will not be answered.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class HealthMonitor:
         settings: InferenceSettings,
         clock: Callable[[], float],
         observer: InferenceObserver,
-        on_change: Callable[[Pool, Replica], None],
+        on_change: Callable[[Pool, Replica, bool], None],
     ) -> None:
         self._pools = {pool.name: pool for pool in pools}
         self._settings = settings
@@ -70,6 +73,8 @@ class HealthMonitor:
     def answered(self, replica: Replica) -> None:
         """An inference has gone through."""
         replica.last_good = replica.triton.last_heard = self._clock()
+        if replica.triton.live.is_set():
+            self._set_up(replica)
 
     def failed(self, replica: Replica, error: InferenceError) -> None:
         """An inference has not; whether that means anything is found out by a synthetic one."""
@@ -78,7 +83,7 @@ class HealthMonitor:
         else:
             replica.triton.last_heard = self._clock()
         if error.fault in (Fault.DEAD, Fault.GONE):
-            self._set_down(replica, error.reason)
+            self._set_down(replica, error)
         if error.fault is not Fault.REFUSED:
             replica.suspect.set()
 
@@ -99,18 +104,18 @@ class HealthMonitor:
                 if triton.last_heard > asked or self._clock() - asked > settings.live_timeout_s + STALL_S:
                     continue
                 pause = min(pause * 1.5, LONGEST_PAUSE_S)
-                self._set_gone(triton, error.reason)
+                self._set_gone(triton, error)
             else:
                 triton.last_heard = self._clock()
                 pause = settings.live_interval_s
                 triton.live.set()
 
-    def _set_gone(self, triton: Triton, reason: str) -> None:
+    def _set_gone(self, triton: Triton, error: InferenceError) -> None:
         triton.live.clear()
         for pool in self._pools.values():
             for replica in pool.replicas:
                 if replica.triton is triton:
-                    self._set_down(replica, reason)
+                    self._set_down(replica, InferenceError(Fault.GONE, error.reason))
 
     # --- synthetic inferences
 
@@ -119,18 +124,18 @@ class HealthMonitor:
         pause = 0.0
         while True:
             await self._until_due(replica, pool, pause)
-            begun = self._clock()
+            progress = await self._progress(replica)
             error = await self._probe(replica, pool)
             replica.probed.set()
             if error is None:
                 pause = 0.0
-                self._set_up(replica)
-            elif error.fault is Fault.LATE and replica.is_up and (replica.last_good or 0.0) > begun:
-                # Others were answered meanwhile: it is busy.
                 continue
+            pause = min(max(2 * pause, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+            if error.fault is Fault.LATE and progress != await self._progress(replica):
+                # It is only busy: what it works at would be lost, and it has too much to do already.
+                replica.last_moved = self._clock()
             else:
-                pause = min(max(2 * pause, FIRST_PAUSE_S), LONGEST_PAUSE_S)
-                self._set_down(replica, error.reason)
+                self._set_down(replica, error)
                 if self._may_heal(replica, error):
                     await self._heal(replica, pool)
                     pause = 0.0
@@ -150,6 +155,12 @@ class HealthMonitor:
             if pause:
                 await asyncio.sleep(pause * self._random.uniform(0.8, 1.2))
             await replica.triton.live.wait()
+
+    async def _progress(self, replica: Replica) -> int | None:
+        try:
+            return await replica.triton.client.progress(replica.model, self._settings.live_timeout_s)
+        except InferenceError:
+            return None
 
     async def _probe(self, replica: Replica, pool: Pool) -> InferenceError | None:
         begun = self._clock()
@@ -173,16 +184,17 @@ class HealthMonitor:
             log.info("%s at %s answers", replica.model, replica.address)
             self._changed(replica)
 
-    def _set_down(self, replica: Replica, reason: str) -> None:
-        was_up, replica.is_up, replica.reason = replica.is_up, False, reason
+    def _set_down(self, replica: Replica, error: InferenceError) -> None:
+        was_up, replica.is_up, replica.reason = replica.is_up, False, error.reason
         if was_up:
-            log.warning("%s at %s is left out: %s", replica.model, replica.address, reason)
+            log.warning("%s at %s is left out: %s", replica.model, replica.address, error.reason)
             replica.suspect.set()
-            self._changed(replica)
+        if was_up or error.fault is not Fault.LATE:
+            self._changed(replica, is_lost=error.fault is not Fault.LATE)
 
-    def _changed(self, replica: Replica) -> None:
+    def _changed(self, replica: Replica, *, is_lost: bool = False) -> None:
         self._observer.replica_changed(replica.address, replica.model, replica.is_up, replica.reason)
-        self._on_change(self._pools[replica.model], replica)
+        self._on_change(self._pools[replica.model], replica, is_lost)
 
     # --- healing
 
@@ -190,7 +202,8 @@ class HealthMonitor:
         if error.fault is Fault.REFUSED or not replica.triton.live.is_set():
             return False
         now = self._clock()
-        if error.fault is Fault.LATE and now - (replica.last_good or self._began) < self._settings.stuck_after_s:
+        last_sign = max(replica.last_good or self._began, replica.last_moved)
+        if error.fault is Fault.LATE and now - last_sign < self._settings.stuck_after_s:
             return False
         return replica.healed_at is None or now - replica.healed_at >= replica.heal_pause
 

@@ -20,6 +20,7 @@ class Client(Protocol):
     async def infer(self, request: ModelInferRequest, timeout_s: float) -> ModelInferResponse: ...  # noqa: D102
     async def is_live(self, timeout_s: float) -> bool: ...  # noqa: D102
     async def model_state(self, model: str, timeout_s: float) -> ModelState: ...  # noqa: D102
+    async def progress(self, model: str, timeout_s: float) -> int: ...  # noqa: D102
     async def load(self, model: str, timeout_s: float) -> None: ...  # noqa: D102
     async def unload(self, model: str, timeout_s: float) -> None: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102
@@ -59,6 +60,7 @@ class Replica:
         is_up: whether it gets work.
         reason: why it does not.
         last_good: when it last answered an inference well.
+        last_moved: when it was last seen at work although it did not answer in time.
         suspect: set to have it probed at once.
         probed: set after its first probe.
         healed_at: when it was last unloaded and loaded.
@@ -72,6 +74,7 @@ class Replica:
     is_up: bool = False
     reason: str = "not tried yet"
     last_good: float | None = None
+    last_moved: float = 0.0
     suspect: asyncio.Event = field(default_factory=asyncio.Event)
     probed: asyncio.Event = field(default_factory=asyncio.Event)
     healed_at: float | None = None

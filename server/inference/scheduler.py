@@ -61,6 +61,7 @@ class Ticket:
         command: the window; None for a partial that waits, and for what is over.
         tries: how often it has been sent.
         errors: how often the model itself has answered with an error.
+        lates: how often its time has run out.
         avoid: address of the Triton that failed last.
         down_before: seconds that the model had been out of reach, in all, when this was created.
     """
@@ -74,6 +75,7 @@ class Ticket:
     state: State = State.WAITING
     tries: int = 0
     errors: int = 0
+    lates: int = 0
     avoid: str = ""
     down_before: float = 0.0
     order: int = 0

@@ -275,7 +275,11 @@ class Inference:
     def _send(self, ticket: Ticket, replica: Replica, now: float) -> None:
         assert ticket.command is not None
         settings = self._settings
-        timeout_s = settings.final_timeout_s if ticket.is_final else settings.partial_timeout_s
+        timeout_s = settings.partial_timeout_s
+        if ticket.is_final:
+            # A model that is only slow would never come to its end with it.
+            remaining = settings.final_deadline_s - self._waited(ticket, now)
+            timeout_s = min(settings.final_timeout_s * 2**ticket.lates, max(remaining, settings.final_timeout_s))
         replica.in_flight += 1
         task = self._loop.create_task(_infer(replica, ticket.command, timeout_s))
         self._flights[task] = (ticket, replica, now)
@@ -322,6 +326,7 @@ class Inference:
         """Has a final tried again, unless that is of no use."""
         if error.fault in (Fault.FAILED, Fault.DEAD):
             ticket.errors += 1
+        ticket.lates += error.fault is Fault.LATE
         if not ticket.is_final or error.fault is Fault.REFUSED or ticket.errors >= self._settings.final_errors:
             self._fail(ticket, error.reason)
             return
@@ -370,14 +375,17 @@ class Inference:
         settings = self._settings
         for ticket in self._scheduler.expired(pool.name, now - settings.final_deadline_s):
             age = now - ticket.created
-            reachable = age - (pool.down_seconds(now) - ticket.down_before)
-            if reachable >= settings.final_deadline_s or age >= settings.outage_deadline_s:
+            if self._waited(ticket, now) >= settings.final_deadline_s or age >= settings.outage_deadline_s:
                 self._fail(ticket, f"{pool.name} gave no answer in {age:.0f} s")
+
+    def _waited(self, ticket: Ticket, now: float) -> float:
+        """Age of a final without the time in which no Triton could be asked."""
+        return now - ticket.created - (self._pools[ticket.model].down_seconds(now) - ticket.down_before)
 
     # --- health
 
-    def _on_replica_change(self, pool: Pool, replica: Replica) -> None:
-        if not replica.is_up:
+    def _on_replica_change(self, pool: Pool, replica: Replica, is_lost: bool) -> None:
+        if is_lost:
             for task, (_, sent_to, _) in self._flights.items():
                 if sent_to is replica:
                     task.cancel()

@@ -31,7 +31,8 @@ class InferenceSettings:
         punctuation_model: its name.
         punctuation_in_flight: texts at one Triton at once.
         partial_timeout_s: a partial that takes longer is given up.
-        final_timeout_s: a try of a final that takes longer is given up, and another one begins.
+        final_timeout_s: the first try of a final that takes longer is given up; each one after that may take twice
+            as long as the one before.
         final_deadline_s: a final that has had so long, not counting the time in which no Triton could be asked, fails.
         outage_deadline_s: ... and counting that time.
         punctuation_timeout_s: a text that takes longer goes without its marks.
@@ -46,7 +47,7 @@ class InferenceSettings:
         heal_first_s: pause between two attempts to heal a model; then twice as long.
         heal_longest_s: up to this.
         heal_jitter_s: a random wait before each, so that several gateways do not all do it.
-        stuck_after_s: a model that lets time run out, and has answered nothing for so long, is healed too.
+        stuck_after_s: a model that lets time run out, and has not been seen at work for so long, is healed too.
         load_timeout_s: how long loading or unloading a model may take.
     """
 
@@ -71,7 +72,7 @@ class InferenceSettings:
     heal_first_s: float = 1.0
     heal_longest_s: float = 30.0
     heal_jitter_s: float = 0.3
-    stuck_after_s: float = 20.0
+    stuck_after_s: float = 30.0
     load_timeout_s: float = 120.0
 
     def __post_init__(self) -> None:

@@ -64,6 +64,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.calls: Counter[str] = Counter()
         self.in_flight: Counter[str] = Counter()
         self.most_in_flight: Counter[str] = Counter()
+        self.executions: Counter[str] = Counter()
         self.heals = True
         self.responds = asyncio.Event()
         self.responds.set()
@@ -120,6 +121,11 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
             models=[entry(name=name, version="1", state=model.state) for name, model in self.models.items()]
         )
 
+    async def ModelStatistics(self, request: Any, context: Any) -> Any:
+        await self._enter("ModelStatistics")
+        statistics = pb.ModelStatistics(name=request.name, execution_count=self.executions[request.name])
+        return pb.ModelStatisticsResponse(model_stats=[statistics])
+
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         await self._enter("RepositoryModelLoad")
         await self.responds_to_loads.wait()
@@ -166,6 +172,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         await model.gate.wait()
         if model.is_stub_dead:
             raise AbortError(grpc.StatusCode.INTERNAL, DEAD_STUB)
+        self.executions[asked.model] += 1
         return answer_to(asked)
 
     async def _enter(self, call: str) -> None:

@@ -12,12 +12,12 @@ from tritonclient.grpc import service_pb2 as pb
 from server.inference.client import ModelState
 from server.inference.errors import Fault, InferenceError
 from server.inference.settings import InferenceSettings, ModelRoute
-from server.inference.wire import PROBE_TEXT
+from server.inference.wire import PROBE_TEXT, probe_window
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
 from tests.server.inference.fake_triton import Asked, answer_to, asked_of
 
-PROBE_SAMPLES = 16000
+PROBE_SAMPLES = len(probe_window())
 
 GONE = InferenceError(Fault.GONE, "UNAVAILABLE: connection refused")
 DEAD = InferenceError(Fault.DEAD, "INTERNAL: Stub process 'asr_0_0' is not healthy.")
@@ -79,6 +79,9 @@ class ScriptedClient:
     calls: list[Call] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     on_infer: Callable[[ScriptedClient, Asked], None] = lambda client, asked: None
+    is_busy: bool = False
+    """Its count of batches grows although it does not answer."""
+    moves: int = 0
     seen: set[int] = field(default_factory=set)
     """Lengths of all windows that ever came."""
     is_closed: bool = False
@@ -97,10 +100,10 @@ class ScriptedClient:
         self.calls.append(call)
         try:
             await self._pass(timeout_s, asked.model)
-            if self.seconds is not None:
-                await asyncio.sleep(self.seconds)
-                return answer_to(asked)
             async with asyncio.timeout(timeout_s):
+                if self.seconds is not None:
+                    await asyncio.sleep(self.seconds)
+                    return answer_to(asked)
                 return await call.result
         except TimeoutError:
             raise again(LATE) from None
@@ -114,6 +117,11 @@ class ScriptedClient:
     async def model_state(self, model: str, timeout_s: float) -> ModelState:
         await self._pass(timeout_s)
         return self.states.get(model, ModelState.READY)
+
+    async def progress(self, model: str, timeout_s: float) -> int:
+        await self._pass(timeout_s)
+        self.moves += self.is_busy
+        return self.moves
 
     async def load(self, model: str, timeout_s: float) -> None:
         await self._pass(timeout_s)

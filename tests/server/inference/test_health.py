@@ -349,6 +349,7 @@ async def test_a_triton_that_hangs_is_noticed_within_two_seconds() -> None:
 async def test_a_busy_model_is_not_unfit() -> None:
     async with rig(limit=4, final_timeout_s=60.0) as r:
         r.triton.probe_errors["asr"] = LATE
+        r.triton.is_busy = True
         source = Source()
         for job in range(40):
             r.inference.decode(source, window(job, 3200 + job))
@@ -362,7 +363,7 @@ async def test_a_busy_model_is_not_unfit() -> None:
 
 @virtually
 async def test_a_model_that_is_stuck_is_healed_in_the_end() -> None:
-    async with rig(stuck_after_s=20.0) as r:
+    async with rig(stuck_after_s=20.0, final_timeout_s=60.0) as r:
         r.triton.probe_errors["asr"] = LATE
         begun = r.clock()
         r.inference.decode(Source(), window(1))
@@ -427,3 +428,18 @@ async def test_news_come_once_for_each_turn() -> None:
         r.triton.states.clear()
         await asyncio.sleep(4)
         assert r.news == [True, False, False, True]
+
+
+@virtually
+async def test_a_slow_model_keeps_what_it_works_at() -> None:
+    async with rig(limit=1, final_timeout_s=60.0) as r:
+        r.triton.probe_errors["asr"] = LATE
+        source = Source()
+        r.inference.decode(source, window(1))
+        await asyncio.sleep(15)
+        assert not r.inference.is_up("en")
+        assert r.news == [True, False]
+        r.triton.call(3200).answer()
+        await source.answered(1)
+        assert source.answers == [(1, "3200 samples")]
+        assert r.inference.is_up("en")

@@ -240,6 +240,34 @@ async def test_a_final_is_tried_again(error: InferenceError) -> None:
 
 
 @virtually
+async def test_a_slow_model_gets_more_time_for_each_try() -> None:
+    async with running(final_timeout_s=5.0, final_deadline_s=60.0) as (inference, (triton,)):
+        triton.seconds = 18.0
+        source = Source()
+        begun = asyncio.get_running_loop().time()
+        inference.decode(source, window(5))
+        await source.answered(1, timeout_s=90)
+        assert source.answers == [(5, "3200 samples")]
+        assert 5 + 10 + 18 <= asyncio.get_running_loop().time() - begun < 5 + 10 + 18 + 2
+
+
+@virtually
+async def test_a_cancelled_window_whose_call_has_just_ended() -> None:
+    async with running() as (inference, (triton,)):
+        source = Source()
+
+        def cancel(client: ScriptedClient, asked: object) -> None:
+            # Runs after the call's last step and before anyone is told that it has ended.
+            asyncio.get_running_loop().call_soon(inference.cancel, source, 5)
+            raise REFUSED
+
+        triton.on_infer = cancel
+        inference.decode(source, window(5))
+        await settle()
+        assert source.answers == source.failures == []
+
+
+@virtually
 async def test_a_final_goes_to_another_triton_at_once() -> None:
     async with running("one", "two") as (inference, (one, two)):
         source = Source()

@@ -101,6 +101,6 @@ def test_a_punctuated_text_of_the_wrong_form_is_the_models_fault() -> None:
 def test_the_probe_is_loud_and_does_not_clip() -> None:
     window = wire.probe_window()
     assert window.dtype == np.int16
-    assert len(window) == 16000
-    assert window.astype(float).std() > 1000
+    assert 1600 <= len(window) <= 16000
+    assert window.astype(float).std() > 500
     assert int(np.abs(window.astype(int)).max()) < 32767
