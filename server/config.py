@@ -75,7 +75,7 @@ class Settings(BaseSettings):
     partial_timeout_s: float = Field(2, gt=0, description="After this a partial's window is given up.")
     final_timeout_s: float = Field(10, gt=0, description="After this a final's window is sent again.")
     final_deadline_s: float = Field(90, gt=0, description="After this a final is given up.")
-    punctuation_languages: list[str] = Field(default=[], description="Languages that the punctuation model serves.")
+    punctuation_languages: list[str] = Field(default=["en"], description="Languages that the punctuation model serves.")
     punctuation_timeout_s: float = Field(0.5, gt=0, description="After this a final goes without its marks.")
 
     # Stores
