@@ -12,7 +12,7 @@ from .driver import QUICK, Client, Host, Script, undisturbed
 from .strategies import scripts
 from .test_same_finals import MAX_FRAME, some_answers
 
-QUICKLY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICKLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DEEPLY = settings(QUICKLY, max_examples=3000)
 
 

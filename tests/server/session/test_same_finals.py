@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from .driver import QUICK, Client, Host, Script, Shell, undisturbed
 from .strategies import scripts
 
-QUICKLY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+QUICKLY = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 DEEPLY = settings(QUICKLY, max_examples=3000)
 
 MAX_FRAME = 9000

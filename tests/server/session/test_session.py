@@ -487,6 +487,18 @@ def test_language_changes_at_the_next_segment() -> None:
     assert shell.durable.state.marks == ()
 
 
+@pytest.mark.parametrize(("offset", "language"), [(9 * 512 - 1, "fr"), (9 * 512, "en")])
+def test_a_segment_has_the_language_set_before_its_first_speech_was_heard(offset: int, language: str) -> None:
+    shell = begin(PLAIN)
+    # 8 windows of silence; the ninth is the first of speech.
+    data = bytes(2 * 8 * 512) + samples(("Anna", 400), (SILENCE, 800))
+    shell.audio(data[: 2 * offset])
+    shell.do(shell.session.set_language("fr"))
+    shell.audio(data[2 * offset :])
+    shell.settle()
+    assert [(f.text, f.language) for f in shell.finals()] == [("annai", language)]
+
+
 def test_the_same_language_again_is_no_change() -> None:
     shell = begin()
     shell.do(shell.session.set_language("en"))
@@ -675,11 +687,12 @@ def test_an_overlap_is_dropped() -> None:
 
 
 def test_half_a_sample_of_the_old_connection_is_forgotten() -> None:
-    shell = begin()
-    shell.audio(b"\1\1\1")
+    shell = begin(PLAIN)
+    shell.audio(b"\0\0\0")
     shell.do(shell.session.reattach(1, shell.now))
-    shell.audio(samples((SILENCE, 100)))
-    assert shell.session.received == 1601
+    hear(shell, ("Anna", 400), (SILENCE, 800))
+    assert texts(shell) == ["annai"]
+    assert shell.session.received == 1 + 1200 * RATE // 1000
 
 
 def test_a_new_connection_is_shown_the_partial_again() -> None:
@@ -706,10 +719,11 @@ def test_controls_heard_before_do_nothing_but_get_their_answer() -> None:
     shell.audio(samples(("Anna", 200)))
     finalize(shell, "a")
     shell.do(shell.session.set_language("de"))
-    shell.audio(samples(("the", 400), (SILENCE, 800)))
+    shell.audio(samples(("the", 400), (SILENCE, 800), ("Tokyo", 400), (SILENCE, 800)))
     shell.settle()
     assert shell.sent(Finalized) == [Finalized("a", 6400), Finalized("a", 6400)]
-    assert [(f.text, f.language) for f in shell.finals()] == [("annai", "en"), ("thei", "fr")]
+    said = [(f.text, f.language) for f in shell.finals()]
+    assert said == [("annai", "en"), ("thei", "fr"), ("tokyoi", "fr")]
 
 
 def test_a_finalize_said_again_while_it_waits_is_answered_once() -> None:
