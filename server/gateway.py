@@ -95,6 +95,7 @@ class Gateway:
             self._settings.host,
             self._settings.port,
             ssl=None if self._tls is None else self._tls.context,
+            reuse_port=self._settings.workers > 1,
             process_request=self._answer,
             process_response=self._harden,
             select_subprotocol=_select_subprotocol,

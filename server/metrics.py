@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import asyncio
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 PARTIAL_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 4)
 """Seconds round the budget of a partial, 0.5."""
@@ -72,4 +74,7 @@ class Metrics:
         self.loop_delay = Histogram(
             "starling_event_loop_delay_seconds", "How late the event loop runs.", buckets=SHORT_BUCKETS, registry=r
         )
+        self.tasks = Gauge("starling_tasks", "asyncio tasks; read on the event loop.", registry=r)
+        self.tasks.set_function(lambda: len(asyncio.all_tasks()))
+        ProcessCollector(registry=r)  # memory, descriptors and processor time, as every exporter names them
         self.faults = Counter("starling_faults_total", "Unexpected exceptions, by place.", ["where"], registry=r)

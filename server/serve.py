@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ import uvloop
 
 from launcher.errors import LauncherError
 from launcher.paths import SOURCE_ROOT, Paths
+from launcher.ports import check_free
 from launcher.progress import Reporter
 from launcher.setup import Installation, set_up
 from launcher.supervisor import TritonSupervisor
@@ -28,7 +30,12 @@ from server.config import ConfigError, Settings, is_loopback, load
 log = structlog.get_logger(__name__)
 
 WORKER = "STARLING_INTERNAL_WORKER"
-"""Set for the processes that `--workers` starts."""
+"""Set for the processes that `--workers` starts: the number of the process that started them."""
+
+RESTART_PAUSE_S = 1.0
+
+STOP_SLACK_S = 1.5
+"""Beyond the drain time, before a worker that does not end is killed."""
 
 SAMPLE = SOURCE_ROOT / "tests" / "data" / "audio" / "two_cities.wav"
 
@@ -52,7 +59,7 @@ def serve_command(argv: Sequence[str]) -> int:
         return run(settings)
     except (ConfigError, LauncherError) as error:
         print(f"starling: {error}", file=sys.stderr)
-        return 1
+        return os.EX_CONFIG if WORKER in os.environ else 1
     except OSError as error:
         print(f"starling: {explain_os_error(error)}", file=sys.stderr)
         return 1
@@ -81,6 +88,8 @@ def run(settings: Settings) -> int:
     """Sets up, then serves."""
     paths = Paths(settings.cache_dir.expanduser().absolute(), settings.state_dir.expanduser().absolute())
     paths.state.mkdir(parents=True, exist_ok=True)
+    if settings.workers > 1 and WORKER not in os.environ:
+        _check_workers(settings)
     installation = None
     if not settings.triton_addresses and WORKER not in os.environ:
         installation = set_up(paths, Reporter())
@@ -92,6 +101,8 @@ async def _serve(settings: Settings, installation: Installation | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    if WORKER in os.environ:
+        _stop_with_parent(stop, int(os.environ[WORKER]))
     async with AsyncExitStack() as stack:
         addresses = settings.triton_addresses
         if installation is not None:
@@ -116,32 +127,79 @@ async def _start_triton(settings: Settings, installation: Installation, stack: A
 
 
 async def _run_workers(settings: Settings, addresses: list[str], stop: asyncio.Event) -> int:
-    """Runs the gateway processes; one that dies is started again."""
+    """Runs the gateway processes; one that dies is started again, one that refuses its settings ends them all."""
     environment = {
         **os.environ,
-        WORKER: "1",
+        WORKER: str(os.getpid()),
         "STARLING_HOST": settings.host,
         "STARLING_PORT": str(settings.port),
-        "STARLING_TRITON_ADDRESSES": "[" + ",".join(f'"{address}"' for address in addresses) + "]",
+        # Also tells the workers to share the port.
+        "STARLING_WORKERS": str(settings.workers),
+        "STARLING_TRITON_ADDRESSES": json.dumps(list(addresses)),
     }
 
-    async def keep(number: int) -> None:
-        while not stop.is_set():
+    async def keep(number: int) -> int:
+        while True:
             worker = await asyncio.create_subprocess_exec(sys.executable, "-m", "server", env=environment)
             ended, stopped = asyncio.create_task(worker.wait()), asyncio.create_task(stop.wait())
             await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
             if stop.is_set():
-                with suppress(ProcessLookupError):
-                    worker.terminate()
-                await ended
-                return
+                await _end(worker, settings.drain_s + STOP_SLACK_S)
+                return 0
+            if worker.returncode == os.EX_CONFIG:
+                stop.set()
+                return 1
             log.error("gateway process died: starting another", worker=number, status=worker.returncode)
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 1.0)
+                await asyncio.wait_for(stop.wait(), RESTART_PAUSE_S)
+                return 0
 
-    await asyncio.gather(*(keep(number) for number in range(settings.workers)))
-    return 0
+    return max(await asyncio.gather(*(keep(number) for number in range(settings.workers))))
+
+
+async def _end(worker: asyncio.subprocess.Process, timeout_s: float) -> None:
+    """Has a worker drain, and ends it by force where it does not come to an end."""
+    with suppress(ProcessLookupError):
+        worker.terminate()
+    try:
+        await asyncio.wait_for(worker.wait(), timeout_s)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            worker.kill()
+        await worker.wait()
+
+
+def _stop_with_parent(stop: asyncio.Event, parent: int) -> None:
+    """A worker whose parent is gone, killed perhaps, would hold the port with nobody to end it."""
+    watch = os.pidfd_open(parent)
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(watch)
+        stop.set()
+
+    loop.add_reader(watch, gone)
+    if os.getppid() != parent:
+        gone()
+
+
+def _check_workers(settings: Settings) -> None:
+    """Refuses what several processes could not share.
+
+    Raises:
+        ConfigError: there is no one port or no one store for them.
+        LauncherError: somebody else listens on the port; who shares it would share the clients.
+    """
+    if settings.port == 0:
+        raise ConfigError("STARLING_PORT: workers share one port, so 0 will not do: choose one")
+    for name, url in (
+        ("STARLING_SESSION_STORE", settings.session_store_url),
+        ("STARLING_TRANSCRIPT_STORE", settings.transcript_store_url),
+    ):
+        if url.startswith("memory:"):
+            raise ConfigError(f"{name}: memory:// is one process's own and workers share: leave it empty for SQLite")
+    check_free(settings.port, "the gateway's", "STARLING_PORT", settings.host)
 
 
 def _say_ready(settings: Settings, app: App) -> None:
