@@ -106,6 +106,18 @@ def test_the_answer_to_a_pause_may_come_after_speech_went_on() -> None:
     assert one.base == 41000 - PAUSE_OVERLAP
 
 
+def test_a_second_pause_is_left_behind_only_once_speech_goes_on() -> None:
+    one = segment()
+    one.quiet()
+    one.lose(job(Kind.FINAL, 1000, 30000), detected=30000)
+    one.resume()
+    one.quiet()
+    one.take(job(Kind.FINAL, 1000, 41000), heard("a b"))
+    assert one.base == 1000
+    one.resume()
+    assert one.base == 41000 - PAUSE_OVERLAP
+
+
 def test_a_short_beginning_is_not_left_behind() -> None:
     one = segment()
     one.quiet()

@@ -138,6 +138,19 @@ def test_no_partial_while_a_final_is_owed() -> None:
     assert [p.seq for p in shell.partials()][-1] == 1
 
 
+def test_an_early_decode_shows_nothing_while_a_final_is_owed() -> None:
+    shell = begin(PLAIN)
+    hear(shell, ("Anna", 400), (SILENCE, 640), ("the", 300), (SILENCE, 160), settle=False)
+    while shell.detections:
+        shell.detect()
+    [_, early] = shell.decodes
+    shell.decode(1)
+    assert early.job not in shell.partial_jobs
+    assert shell.partials() == []
+    shell.settle()
+    assert texts(shell) == ["annai"]
+
+
 def test_partials_are_wanted_every_hop_and_for_the_oldest_sample() -> None:
     shell = begin()
     hear(shell, ("Anna", 800))
@@ -565,6 +578,15 @@ def test_end_in_mid_word_keeps_the_last_word() -> None:
     total = len(samples(("Anna", 400), (SILENCE, 800), ("the", 110))) // 2
     assert shell.sent()[-2:] == [Ack(total), Done(total, 2, 1.31)]
     assert shell.log[-1] == Finish(1.31)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_the_last_final_hears_all_that_the_resampler_holds(rate: int) -> None:
+    shell = begin(replace(PLAIN, sample_rate=rate, partials=False))
+    hear(shell, ("Anna", 410))
+    end(shell)
+    [last] = shell.decodes
+    assert len(last.audio) == -(-shell.session.received * 16000 // rate)
 
 
 def test_end_of_nothing() -> None:
