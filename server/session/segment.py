@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from server.session.commands import NO_TOKENS
+from server.session.commands import NO_TOKENS, Decode
 from server.session.hypothesis import StablePrefix
 from server.session.settings import RATE, VAD_WINDOW, Policy
 
@@ -93,14 +93,17 @@ class Segment:
         self.promised = 0
         """How much of the partials sent was said to be stable."""
         self._spoke_again = False
-        self._heard_language = ""
+        self.heard_language = ""
+        """The language that the newest hypothesis is in."""
+        self.waiting: Decode | None = None
+        """The final's decode, while its language is not known yet."""
         self._tokens: NDArray[np.int32] = NO_TOKENS
         self._committed_tokens: NDArray[np.int32] = NO_TOKENS
 
     @property
     def text_language(self) -> str:
         """The language that the words are in, as far as is known."""
-        return (self.final and self.final[1].language) or self._heard_language or self.language
+        return (self.final and self.final[1].language) or self.heard_language or self.language
 
     def is_due(self, detected: int) -> bool:
         """Enough new speech for another partial, given the audio that voice activity has judged."""
@@ -124,7 +127,7 @@ class Segment:
     def take(self, job: Job, hypothesis: Hypothesis) -> None:
         """Takes the answer of `job`."""
         self.job = None
-        self._heard_language = hypothesis.language
+        self.heard_language = hypothesis.language
         if job.kind is not Kind.COMMIT:
             self.covered = job.end
         if job.kind is Kind.FINAL:

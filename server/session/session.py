@@ -34,7 +34,7 @@ from server.session.messages import Ack, Done, Error, Finalized, Partial, Speech
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
 from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
 from server.session.segmenter import Endpoint, Idle, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
-from server.session.settings import RATE, Policy, SessionSettings
+from server.session.settings import AUTO, RATE, Policy, SessionSettings
 from server.session.text import bare, unmarked
 from session_store.base import Final, SessionState
 
@@ -341,7 +341,8 @@ class Session:
         """Decodes the segment as if it ended here: when the endpoint is confirmed, its final is ready."""
         self._drop_partial(segment)
         segment.quiet()
-        self._out.append(self._decode(segment, Kind.FINAL, segment.start, event.end))
+        if self._knows_language(segment, event.end):
+            self._out.append(self._decode(segment, Kind.FINAL, segment.start, event.end))
 
     def _close(self, end: int, speech_end: int, restart: int, now: float) -> None:
         """Ends the open segment at `end` and starts the chain afresh at the input offset `restart`."""
@@ -357,7 +358,11 @@ class Session:
         if not ready and not coming:
             self._drop_partial(segment)
             segment.final = None
-            self._out.append(self._decode(segment, Kind.FINAL, segment.start, end))
+            decode = self._decode(segment, Kind.FINAL, segment.start, end)
+            if self._knows_language(segment, end):
+                self._out.append(decode)
+            else:
+                segment.waiting = decode
         self._owed.append(OwedFinal(segment, (end - segment.start) / RATE))
         self._restart(restart, acknowledge=False, now=now)
         self._settle(now)
@@ -379,7 +384,26 @@ class Session:
         job = Job(self._number(), kind, start, end, segment.covered)
         segment.job = job
         self._jobs[job.number] = (segment, job)
-        return Decode(job.number, self._chain.audio(start, end), segment.language, segment.draft(start))
+        language = self._decode_language(segment, kind, end)
+        return Decode(job.number, self._chain.audio(start, end), language, segment.draft(start))
+
+    def _decode_language(self, segment: Segment, kind: Kind, end: int) -> str:
+        """In an auto session a final that is long enough may change the language; everything else goes by what is
+        known, since a model takes the language of a word or two for any other."""
+        if segment.language != AUTO or (kind is Kind.FINAL and self._is_telling(segment, end)):
+            return segment.language
+        # What a partial found hangs on when it was decoded, and no final may.
+        heard = "" if kind is Kind.FINAL else segment.heard_language
+        return self.settings.detected or heard or AUTO
+
+    def _is_telling(self, segment: Segment, end: int) -> bool:
+        return end - segment.start >= self._policy.detect_s * RATE
+
+    def _knows_language(self, segment: Segment, end: int) -> bool:
+        """Whether the language of a final that ends at `end` hangs on no final that is still to come."""
+        if segment.language != AUTO or self._is_telling(segment, end):
+            return True
+        return not any(isinstance(owed, OwedFinal) for owed in self._owed)
 
     def _drop_partial(self, segment: Segment) -> None:
         if self._wants_partial:
@@ -417,6 +441,7 @@ class Session:
         while self._owed:
             owed = self._owed[0]
             if isinstance(owed, OwedFinal):
+                self._decode_waiting(owed.segment)
                 if owed.stage is not Stage.DECODING or owed.segment.final is None or owed.segment.job is not None:
                     return
                 if not self._begin_final(owed):
@@ -432,12 +457,21 @@ class Session:
             self._owed.popleft()
         self._want_partial(now)
 
+    def _decode_waiting(self, segment: Segment) -> None:
+        """Decodes what had to wait for the language that the segment before it was found to be in."""
+        if segment.waiting is not None:
+            language = self._decode_language(segment, Kind.FINAL, segment.start)
+            self._out.append(replace(segment.waiting, language=language))
+            segment.waiting = None
+
     def _begin_final(self, owed: OwedFinal) -> bool:
         """Starts on the final of the oldest closed segment; true if there is none, as nothing was said."""
         segment = owed.segment
         assert segment.final is not None
         hypothesis = segment.final[1]
         said = bare(hypothesis.text)
+        if said and segment.language == AUTO and hypothesis.language not in ("", AUTO):
+            self.settings = replace(self.settings, detected=hypothesis.language)
         if not said and not self._retract(segment):
             self._ack(segment.restart)
             return True

@@ -13,13 +13,19 @@ VAD_WINDOW = 512
 RATE = 16000
 """The rate that voice activity and every model hear."""
 
+AUTO = "auto"
+"""The language of sessions that leave it to the model."""
+
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8000, 48000
 MIN_ENDPOINT_MS, MAX_ENDPOINT_MS = 200, 3000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """One session's choices; the field names are the protocol's."""
+    """One session's choices; the field names are the protocol's.
+
+    `detected` is not chosen: it is the language that was found in a session whose language is ``auto``.
+    """
 
     language: str = "en"
     encoding: str = "pcm_s16le"
@@ -28,6 +34,7 @@ class SessionSettings:
     punctuate: bool = True
     endpoint_silence_ms: int = 500
     session_label: str = ""
+    detected: str = ""
 
     def __post_init__(self) -> None:
         """Refuses what would turn speech into noise; callers have checked the client's values before."""
@@ -47,7 +54,7 @@ class SessionSettings:
 
     def with_language(self, language: str) -> SessionSettings:
         """The same settings in another language."""
-        return replace(self, language=language)
+        return replace(self, language=language, detected="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ class Policy:
         idle_threshold: ... but only where no window of the pre-roll exceeds this probability.
         hop_windows: new speech between two partials.
         first_hop_windows: speech before the first partial of a segment.
+        detect_s: speech from which a model tells languages apart reliably.
         trim_after_s: a partial's window longer than this is trimmed at its quietest inner point.
         trim_keep_s: audio kept behind such a point.
         sure_confidence: a word behind the stable ones is shown from this confidence on.
@@ -86,6 +94,7 @@ class Policy:
     idle_threshold: float = 0.2
     hop_windows: int = 10
     first_hop_windows: int = 12
+    detect_s: float = 3.0
     trim_after_s: float = 6.0
     trim_keep_s: float = 1.5
     sure_confidence: float = 0.75
