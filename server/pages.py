@@ -78,11 +78,18 @@ class Pages:
 
     @classmethod
     def load(cls, settings: Settings, folder: Path = WEB) -> Pages:
-        """Reads the folder; without it the gateway serves clients but no page."""
+        """Reads the folder; without it the gateway serves clients but no page.
+
+        `/offer.json` tells the page what it may ask for: languages, and whether a key is needed.
+        """
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         files = {f"/{file.name}": file.read_bytes() for file in found if file.suffix in CONTENT_TYPES}
-        languages = {"default": settings.default_language, "languages": sorted(settings.languages)}
-        return cls({**files, "/languages.json": orjson.dumps(languages)})
+        offer = {
+            "default_language": settings.default_language,
+            "languages": sorted(settings.languages),
+            "keys": settings.keys_file is not None,
+        }
+        return cls({**files, "/offer.json": orjson.dumps(offer)})
 
     def __contains__(self, path: str) -> bool:
         return path in self._pages
@@ -98,6 +105,7 @@ class Pages:
         headers["ETag"] = page.etag
         if page.is_shared:
             headers["Access-Control-Allow-Origin"] = "*"
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
         if request.method not in ("GET", "HEAD"):
             headers["Allow"] = "GET, HEAD"
             headers["Content-Length"] = "0"

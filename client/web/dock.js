@@ -1,5 +1,6 @@
 /** The parts of the page around the transcript: connection, notices, figures and the choices that people make. */
 
+import { askForKey, ticketSource } from "./key.js";
 import { Meter } from "./meter.js";
 import { timestamp } from "./transcript.js";
 
@@ -80,6 +81,7 @@ export function choices() {
     partials: isChecked("partials"),
     punctuate: isChecked("punctuate"),
     endpointSilenceMs: silence === "" ? undefined : Number(silence),
+    ticket: ticketSource(),
   };
 }
 
@@ -94,9 +96,10 @@ export function isChecked(id) {
 
 /** Fills the language picker with what the server speaks and brings back what was chosen last time. */
 export async function loadChoices() {
-  const response = await fetch("languages.json");
-  if (!response.ok) throw new Error(`languages.json: HTTP ${response.status}`);
-  const { default: usual, languages } = await response.json();
+  const response = await fetch("offer.json");
+  if (!response.ok) throw new Error(`offer.json: HTTP ${response.status}`);
+  const { default_language: usual, languages, keys } = await response.json();
+  if (keys) askForKey();
   const select = /** @type {HTMLSelectElement} */ (element("language"));
   const names = new Intl.DisplayNames(["en"], { type: "language" });
   const nameOf = (/** @type {string} */ code) => NAMES.get(code) ?? names.of(code) ?? code;

@@ -21,8 +21,19 @@ export const FATAL_CLOSES = new Map([
   [4103, "another connection took the session over"],
 ]);
 
-/** HTTP refusals that may pass: the server is full or draining, or a proxy has lost it. */
-export const RETRYABLE_STATUSES = new Set([408, 426, 429, 500, 502, 503, 504]);
+const RELUCTANT = "the server answers but does not take the connection; where it asks for keys, a ticket is needed";
+
+/** HTTP refusals that may pass. 405 and 426 are how a server answers that has nothing against the connection. */
+export const PASSING_STATUSES = new Map([
+  [405, RELUCTANT],
+  [426, RELUCTANT],
+  [408, "the server was too slow"],
+  [429, "the server gets too many requests"],
+  [500, "the server failed"],
+  [502, "the server is not there behind its proxy"],
+  [503, "the server is full or going down"],
+  [504, "the server did not answer its proxy"],
+]);
 
 /** HTTP refusals that another try would meet again, and what to do. */
 export const FATAL_STATUSES = new Map([

@@ -72,12 +72,19 @@ function advice(error) {
       return "The server does not answer. Check that it is running, then start again.";
     case "refused":
       if (error.status === 503) return "The server is full at the moment. Wait a little, then start again.";
-      if (error.status === 401) return "This server asks for a key. Ask whoever runs it how to get in.";
+      if (error.status === 401) return askAgain();
+      if (error.status === 403) return "The server does not know this page’s address. Whoever runs it can add it to STARLING_ALLOWED_ORIGINS.";
       break;
     case "lost":
       return "The connection did not come back in time. Everything above is safe; start again to go on.";
   }
   return `The session ended: ${error.message}. Everything above is safe; start again to go on.`;
+}
+
+function askAgain() {
+  const key = /** @type {HTMLInputElement} */ (element("key"));
+  key.focus();
+  return key.value === "" ? "This server asks for a key." : "The server does not accept this key.";
 }
 
 /** @param {import("./starling.js").StarlingSession} session */

@@ -27,7 +27,8 @@
  * @property {number} [endpointSilenceMs] Silence that ends a segment, 200 to 3000.
  * @property {string} [label] A name for the session in the server's transcript store.
  * @property {() => string | Promise<string>} [ticket] Called before each connection where the server asks for keys;
- *   gives a single-use ticket, which is offered as the subprotocol `starling.ticket.TICKET` beside `starling.v1`.
+ *   gives a single-use ticket, which is offered as the subprotocol `starling.ticket.TICKET` beside `starling.v1`. A
+ *   `StarlingError` that it throws ends the session; after any other it is asked again.
  * @property {number} [maxUnacknowledgedS] Seconds of audio kept for sending again. Default 120.
  * @property {number} [connectTimeoutMs] Limit on opening the session, all attempts together. Default 15000.
  * @property {number} [attemptTimeoutMs] Limit on one attempt to connect. Default 10000.
@@ -58,7 +59,7 @@
  */
 
 import { END, Journal, MAX_FRAME_SAMPLES } from "./journal.js";
-import { FATAL_CLOSES, FATAL_STATUSES, RESUMABLE_CLOSES, RETRYABLE_STATUSES, StarlingError } from "./outcomes.js";
+import { FATAL_CLOSES, FATAL_STATUSES, PASSING_STATUSES, RESUMABLE_CLOSES, StarlingError } from "./outcomes.js";
 
 export { StarlingError };
 
@@ -279,6 +280,8 @@ export class StarlingSession extends EventTarget {
       try {
         protocols.push("starling.v1", `starling.ticket.${await this.#options.ticket()}`);
       } catch (error) {
+        if (this.#isOver || number !== this.#attempts) return;
+        if (error instanceof StarlingError) return this.#fail(error);
         return this.#retry(`no ticket: ${error instanceof Error ? error.message : error}`, 0, undefined);
       }
       if (this.#isOver || number !== this.#attempts) return;
@@ -350,22 +353,23 @@ export class StarlingSession extends EventTarget {
     let status, retryAfterMs = 0;
     try {
       const { fetch } = this.#options;
-      const response = await fetch(url, { cache: "no-store", signal: AbortSignal.timeout(PROBE_TIMEOUT_MS) });
+      // Of one's own origin, browsers name the origin only in a POST.
+      const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS);
+      const response = await fetch(url, { method: "POST", cache: "no-store", signal });
       status = response.status;
       retryAfterMs = (Number(response.headers.get("Retry-After")) || 0) * SECOND;
     } catch {
       // Not reachable, or of another origin that does not let this page read the answer.
     }
     if (this.#isOver || number !== this.#attempts) return;
-    if (status !== undefined && !RETRYABLE_STATUSES.has(status)) {
+    if (status !== undefined && !PASSING_STATUSES.has(status)) {
       const meaning = FATAL_STATUSES.get(status) ?? "the server refused the session";
       return this.#fail(new StarlingError("refused", `${meaning} (HTTP ${status})`, { status }));
     }
     if (status === undefined && this.#info === null) {
       return this.#fail(new StarlingError("unreachable", `no server answers at ${this.#url.origin}`));
     }
-    const full = "the server is full or going down (HTTP 503)";
-    this.#retry(status === 503 ? full : "the server cannot be reached", retryAfterMs, status);
+    this.#retry(PASSING_STATUSES.get(status ?? 0) ?? "the server cannot be reached", retryAfterMs, status);
   }
 
   /** @param {number} code @param {string} reason */

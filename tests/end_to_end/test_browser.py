@@ -18,6 +18,7 @@ import pytest_asyncio
 from numpy.typing import NDArray
 
 from launcher.paths import SOURCE_ROOT
+from server.keys import add_key
 from tests.end_to_end.chromium import BINARY, Page, browsing
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
@@ -74,8 +75,8 @@ async def page(microphone: Path) -> AsyncIterator[Page]:
 
 @pytest.fixture
 def patient(make_gateway: MakeGateway) -> GatewayProcess:
-    """A gateway that waits long for whoever was cut off, as the machine may be busy."""
-    return make_gateway(resume_window_s=300)
+    """A gateway that waits long for whoever was cut off and for the marks of its finals, as the machine may be busy."""
+    return make_gateway(resume_window_s=300, punctuation_timeout_s=30)
 
 
 async def visit(page: Page, port: int) -> None:
@@ -133,12 +134,12 @@ async def test_the_microphone_becomes_text(gateway: GatewayProcess, page: Page) 
     assert len(partials) >= 5
 
 
-async def test_a_dropped_file_gives_what_any_client_gets(gateway: GatewayProcess, page: Page) -> None:
-    await visit(page, gateway.port)
+async def test_a_dropped_file_gives_what_any_client_gets(patient: GatewayProcess, page: Page) -> None:
+    await visit(page, patient.port)
     await page.drop(AUDIO / "jfk.wav")
     await page.until(f"{STATUS} === 'Finished'")
     shown = await words(page)
-    heard = await recite(gateway.url, clip("jfk").pcm())
+    heard = await recite(patient.url, clip("jfk").pcm())
     assert shown == [final["text"] for final in heard.finals]
     assert [m["audio_seconds"] for m in page.received if m["type"] == "done"] == [pytest.approx(11.0, abs=0.01)]
     assert page.complaints == []
@@ -396,6 +397,40 @@ async def test_a_page_that_is_not_secure_says_so(gateway: GatewayProcess) -> Non
         await page.click("#start")
         await page.until("!document.querySelector('#notice').hidden")
         assert "https" in await page.text("#notice-text")
+
+
+async def test_a_server_with_keys(make_gateway: MakeGateway, page: Page, tmp_path: Path) -> None:
+    _, key = add_key(tmp_path / "keys.json", "page")
+    gateway = make_gateway(keys_file=str(tmp_path / "keys.json"), resume_window_s=300)
+    async with FaultyProxy(gateway.port) as proxy:
+        await visit(page, port_of(proxy))
+        notice = "document.querySelector('#notice-text').textContent"
+        for given, answer in (("", "asks for a key"), (key[:-1], "does not accept this key"), ("schlüssel", "key")):
+            await page.evaluate(f"document.querySelector('#key').value = {json.dumps(given)}")
+            await page.click("#start")
+            await page.until(f"{STATUS} === 'Stopped' && {notice}.includes({json.dumps(answer)})")
+        await page.evaluate(f"document.querySelector('#key').value = {json.dumps(key)}")
+        await page.drop(AUDIO / "librivox_sense_0880.wav")
+        await page.until(f"{STATUS} === 'Finished'")
+        await page.evaluate("document.querySelector('#real-time').checked = true")
+        await page.drop(AUDIO / "librivox_sense_0920.wav")
+        await page.until("document.querySelector('#stable').textContent.length > 0")
+        cut(proxy)
+        await page.until(f"{STATUS} === 'Reconnecting'")
+        mend(proxy, gateway)
+        await page.until(f"{STATUS} === 'Finished' && {WORDS}.length === 2")
+        assert spoken(*SPOKEN).word_error_rate(" ".join(await words(page))) <= 0.3
+        assert not [url for url in page.requests if key in url]
+
+
+async def test_a_page_at_a_name_that_the_server_does_not_know(gateway: GatewayProcess) -> None:
+    flags = ["--host-resolver-rules=MAP starling.test 127.0.0.1"]
+    async with browsing(flags=flags) as page:
+        await page.open(f"http://starling.test:{gateway.port}/")
+        await page.until("document.querySelector('#language').options.length > 50")
+        await page.drop(AUDIO / "librivox_sense_0880.wav")
+        await page.until("!document.querySelector('#notice').hidden")
+        assert "STARLING_ALLOWED_ORIGINS" in await page.text("#notice-text")
 
 
 async def test_a_full_server_says_so(make_gateway: MakeGateway, page: Page) -> None:

@@ -38,7 +38,7 @@ def ask(pages: Pages, path: str, method: str = "GET", **headers: str) -> Respons
         ("/starling.js", "text/javascript; charset=utf-8"),
         ("/capture-worklet.js", "text/javascript; charset=utf-8"),
         ("/icon.svg", "image/svg+xml"),
-        ("/languages.json", "application/json"),
+        ("/offer.json", "application/json"),
     ],
 )
 def test_each_file_has_the_type_that_browsers_insist_on(pages: Pages, path: str, content_type: str) -> None:
@@ -56,7 +56,7 @@ def test_every_file_that_a_file_names_is_served(pages: Pages) -> None:
         names |= set(re.findall(r"""(?:src|href)="([a-z-]+\.[a-z]+)""", text))
         names |= set(re.findall(r"""^(?:import|export) .*?from "\./([^"]+)";""", text, re.MULTILINE | re.DOTALL))
         names |= set(re.findall(r"""(?:fetch|new URL)\("([a-z-]+\.[a-z]+)\b""", text))
-    assert {"page.js", "style.css", "capture-worklet.js", "resampler.js", "languages.json"} <= names
+    assert {"page.js", "style.css", "capture-worklet.js", "resampler.js", "offer.json"} <= names
     assert all(f"/{name}" in pages for name in names)
 
 
@@ -91,15 +91,18 @@ def test_the_etag_changes_with_the_content() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "shared"), [("/", None), ("/languages.json", None), ("/starling.js", "*"), ("/capture-worklet.js", "*")]
+    ("path", "shared"), [("/", None), ("/offer.json", None), ("/starling.js", "*"), ("/capture-worklet.js", "*")]
 )
 def test_other_origins_may_import_modules_and_read_nothing_else(pages: Pages, path: str, shared: str | None) -> None:
     assert ask(pages, path).headers.get("Access-Control-Allow-Origin") == shared
 
 
-def test_languages_are_those_of_the_settings() -> None:
-    pages = Pages.load(load(models={"asr": ["en"], "other": ["te", "auto"]}, default_language="te"))
-    assert json.loads(ask(pages, "/languages.json").body) == {"default": "te", "languages": ["auto", "en", "te"]}
+def test_the_offer_is_that_of_the_settings(tmp_path: Path) -> None:
+    settings = load(models={"asr": ["en"], "other": ["te", "auto"]}, default_language="te")
+    offer = {"default_language": "te", "languages": ["auto", "en", "te"], "keys": False}
+    assert json.loads(ask(Pages.load(settings), "/offer.json").body) == offer
+    with_keys = settings.model_copy(update={"keys_file": tmp_path / "keys.json"})
+    assert json.loads(ask(Pages.load(with_keys), "/offer.json").body) == {**offer, "keys": True}
 
 
 def test_only_what_belongs_to_the_page_is_served(tmp_path: Path) -> None:
@@ -114,7 +117,7 @@ def test_only_what_belongs_to_the_page_is_served(tmp_path: Path) -> None:
 def test_without_the_folder_there_is_no_page(tmp_path: Path) -> None:
     pages = Pages.load(load(), tmp_path / "nothing")
     assert "/" not in pages
-    assert "/languages.json" in pages
+    assert "/offer.json" in pages
 
 
 @pytest_asyncio.fixture

@@ -423,6 +423,18 @@ test("a ticket is fetched for each connection and goes into the subprotocol, not
   assert.doesNotMatch(next.url, /t2/);
 });
 
+test("a ticket that is refused ends the session, one that cannot be had is asked for again", async () => {
+  const refused = make({ ticket: () => Promise.reject(new StarlingError("refused", "no", { status: 401 })) });
+  await turn();
+  await assert.rejects(refused.opened, { kind: "refused", status: 401 });
+  let asked = 0;
+  const waiting = make({ ticket: async () => (++asked < 3 ? Promise.reject(new Error("busy")) : "t") });
+  await pass(2000);
+  assert.equal(asked, 3);
+  assert.equal(FakeSocket.made.length, 1);
+  waiting.close();
+});
+
 test("close gives up at once", async () => {
   const { session, socket } = await live();
   const answer = session.finalize();
