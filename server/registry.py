@@ -42,6 +42,9 @@ EXPIRY_GRACE_S = 5.0
 
 SWEEP_LIMIT = 100
 
+ROOM_WAITS_S = (0.1, 0.3, 0.6)
+"""How long a key's last session is let end before the next one is refused: its client knows before the store does."""
+
 NO_TOKEN = bytes(32)
 """In place of a token's hash for sessions that are known by their id alone; no token has this hash."""
 
@@ -255,11 +258,14 @@ class Registry:
     async def _create(self, state: SessionState, identity: Identity) -> int:
         """Stores a new session, if its key may have one more."""
         limit, ttl_s = identity.max_sessions, self._parts.ttl_s
-        try:
-            return await self._parts.sessions.create(state, owner=self._owner, ttl_s=ttl_s, key_limit=limit)
-        except TooManySessionsError:
-            text = f"all {limit} sessions of this key are taken, those that can be resumed included: end one"
-            raise Closing(CloseCode.REVOKED, text) from None
+        for wait_s in (*ROOM_WAITS_S, None):
+            try:
+                return await self._parts.sessions.create(state, owner=self._owner, ttl_s=ttl_s, key_limit=limit)
+            except TooManySessionsError:
+                if wait_s is not None:
+                    await asyncio.sleep(wait_s)
+        text = f"all {limit} sessions of this key are taken, those that can be resumed included: end one"
+        raise Closing(CloseCode.REVOKED, text)
 
     async def _claim(self, session_id: str, secret: str, identity: Identity) -> Claimed:
         """Checks the token, then takes the session: who has no token must not disturb its owner."""
