@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import struct
+import time
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -71,7 +72,7 @@ def split_frames(buffer: bytearray) -> list[tuple[int, bytes]]:
 
 
 class LeanSocket(asyncio.Protocol):
-    """One connection. `received` fills with (time on the loop's clock, text message) as they come."""
+    """One connection. `received` fills with (time.monotonic(), text message) as they come."""
 
     def __init__(self, request: bytes) -> None:
         self._loop = asyncio.get_running_loop()
@@ -97,7 +98,7 @@ class LeanSocket(asyncio.Protocol):
             self._read_head()
             if not self.opened.done() or self.opened.exception() is not None:
                 return
-        now = self._loop.time()
+        now = time.monotonic()
         for opcode, payload in split_frames(self._buffer):
             if opcode == TEXT:
                 self.received.append((now, payload))
@@ -166,7 +167,7 @@ async def open_socket(url: str, api_key: str | None = None, timeout_s: float = 1
     request = ("\r\n".join(headers) + "\r\n\r\n").encode()
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(timeout_s):
-        _, socket = await loop.create_connection(lambda: LeanSocket(request), parts.hostname, parts.port or 80)
+        _, socket = await loop.create_connection(lambda: LeanSocket(request), parts.hostname or "", parts.port or 80)
         try:
             await socket.opened
         except BaseException:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from launcher.processes import Usage
-from perf.clocks import Clocks, Flicker, Percentiles, chunk_clock, percentile
+from perf.accuracy import SERVER_CLOCKS
+from perf.clocks import Clocks, Flicker, Percentiles, histogram_between, percentile
 from perf.speakers import Heard, Speaker, make_frames, speak_together
 from perf.stack import ModelCounts, Stack
 from perf.track import Track
@@ -59,7 +60,7 @@ class Level:
         speech_share: voiced part of it.
         costs: by group: `gateway`, `triton`.
         models: Triton's counters.
-        chunk: window sent to Triton to hypothesis received, from the gateway's histogram.
+        server: the clocks as the gateway's histograms have them; empty where they cannot be had.
         partials: how many came.
         late_p99: how late the generator's own frames were.
     """
@@ -74,7 +75,7 @@ class Level:
     words: dict[str, WordErrors] = field(default_factory=dict)
     costs: dict[str, Cost] = field(default_factory=dict)
     models: dict[str, ModelCounts] = field(default_factory=dict)
-    chunk: dict[str, float | int | None] = field(default_factory=dict)
+    server: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
     partials: int = 0
     late_p99: float = 0.0
 
@@ -83,14 +84,20 @@ class Level:
         cost = self.costs.get(group)
         return cost.cpu_s / self.stream_s if cost is not None and self.stream_s else None
 
+    @property
+    def partial_lag_p95(self) -> float | None:
+        """The upper edge of the bucket in which the gateway has it; as the clients read it where that is less, or all
+        there is. Both lie above the truth: a client does not see the windows that changed nothing."""
+        bounds = [self.server.get("partial lag", {}).get("p95_at_most"), percentile(self.clocks.partial_lag, 95)]
+        return min((bound for bound in bounds if bound is not None), default=None)
+
     def broken(self, limits: Limits) -> list[str]:
         """Which limits this level broke, in words; empty if it held."""
         reasons = [f"{count} x {trouble}" for trouble, count in self.troubles.items()]
-        for name, readings, limit in (
-            ("partial lag", self.clocks.partial_lag, limits.partial_lag_p95),
-            ("end of speech to final", self.clocks.end_to_final, limits.end_to_final_p95),
+        for name, p95, limit in (
+            ("partial lag", self.partial_lag_p95, limits.partial_lag_p95),
+            ("end of speech to final", percentile(self.clocks.end_to_final, 95), limits.end_to_final_p95),
         ):
-            p95 = percentile(readings, 95)
             if p95 is not None and p95 > limit:
                 reasons.append(f"{name} p95 {p95 * 1000:.0f} ms")
         if not self.clocks.partial_lag and not reasons:
@@ -108,7 +115,9 @@ class Level:
             "troubles": self.troubles,
             "stream_seconds": round(self.stream_s, 1),
             "speech_share": round(self.speech_share, 3),
-            "clocks_s": {**self.clocks.summary(), "chunk_to_response": self.chunk},
+            "clocks_s": self.clocks.summary(),
+            "server_clocks_s": self.server,
+            "partial_lag_p95_s": self.partial_lag_p95,
             "slowest_final_s": max(finals) if finals else None,
             "partials_per_speech_second": self.partials / max(1e-9, self.stream_s * self.speech_share),
             "wer": {language: {**asdict(errors), "rate": errors.rate} for language, errors in self.words.items()},
@@ -187,7 +196,9 @@ async def run_level(
         1e-9, level.stream_s
     )
     heard = await asyncio.gather(*(speaker.finished() for speaker in begun))
-    level.chunk = chunk_clock(metrics, stack.metrics()) if metrics else {}
+    last_metrics = stack.metrics()
+    if metrics and last_metrics:
+        level.server = {name: histogram_between(metrics, last_metrics, of) for name, of in SERVER_CLOCKS.items()}
     _read(level, [*heard, *(speaker.heard for speaker in speakers if speaker not in begun)])
     return level
 
@@ -217,9 +228,7 @@ async def _idle_cores(stack: Stack) -> dict[str, float]:
     if before:
         await asyncio.sleep(IDLE_S)
     passed = time.monotonic() - since
-    return {
-        name: (used.cpu_seconds - before[name].cpu_seconds) / passed for name, used in _usages(stack).items()
-    }
+    return {name: (used.cpu_seconds - before[name].cpu_seconds) / passed for name, used in _usages(stack).items()}
 
 
 def _ms(figures: Percentiles) -> str:

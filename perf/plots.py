@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 
 BLUE, ORANGE, GREEN, RED, GREY = "#2f6db5", "#d98324", "#3c8d5a", "#b5433c", "#777777"
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
-STYLE = {
+STYLE: Any = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -72,8 +72,12 @@ def plot_throughput(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
             named = [(name, points) for (of, name), points in sorted(series.items()) if of == model]
             for colour, (name, points) in zip(COLOURS, named, strict=False):
                 throughput = [point["throughput"] for point in points]
-                line = axis.plot(throughput, [point["p95_ms"] for point in points], "o-", color=colour, label=f"{name}, p95")
-                axis.plot(throughput, [point["p50_ms"] for point in points], ":", color=line[0].get_color(), linewidth=1)
+                line = axis.plot(
+                    throughput, [point["p95_ms"] for point in points], "o-", color=colour, label=f"{name}, p95"
+                )
+                axis.plot(
+                    throughput, [point["p50_ms"] for point in points], ":", color=line[0].get_color(), linewidth=1
+                )
             axis.set(title=model, xlabel="windows a second", ylabel="latency (ms), dotted: p50", ylim=(0, None))
             axis.set_xlim(left=0)
             axis.legend(fontsize=7)
@@ -105,7 +109,9 @@ def plot_gateway(levels: Sequence[Mapping[str, Any]], target: Path) -> None:
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4))
         for colour, frame_ms in zip(COLOURS, sorted({level["frame_ms"] for level in levels}), strict=False):
-            points = sorted((level for level in levels if level["frame_ms"] == frame_ms), key=lambda p: int(p["streams"]))
+            points = sorted(
+                (level for level in levels if level["frame_ms"] == frame_ms), key=lambda p: int(p["streams"])
+            )
             streams = [point["streams"] for point in points]
             left.plot(streams, [point["core"] for point in points], "o-", color=colour, label=f"{frame_ms:g} ms frames")
             delays = [point["loop_delay_p99_at_most_s"] for point in points]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Speaker:
         # A microphone's frames pile up while nobody fetches them: those that are due all go at once.
         while self._position < len(self._frames) and due <= now + 0.0005:
             self._socket.write(self._frames[self._position])
-            self.heard.sent_at.append(now)
+            self.heard.sent_at.append(time.monotonic())
             self.heard.late_s.append(now - due)
             self._position += 1
             due += self._frame_s

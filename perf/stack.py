@@ -229,7 +229,7 @@ def triton_options(stack: ExitStack) -> TritonOptions:
 
 @contextmanager
 def running_stack(
-    reporter: Reporter, models: Sequence[str] | None = None, **settings: object
+    reporter: Reporter, triton_models: Sequence[str] | None = None, **settings: object
 ) -> Iterator[Stack]:
     """The whole server with its state in a temporary folder; `settings` as in the environment, in lower case.
 
@@ -239,7 +239,7 @@ def running_stack(
     with tempfile.TemporaryDirectory(prefix="starling-perf-") as name:
         folder = Path(name)
         reporter.step("starting Triton")
-        with running_triton(folder / "triton", reporter, models) as (triton, _):
+        with running_triton(folder / "triton", reporter, triton_models) as (triton, _):
             settings = {"max_sessions": 1000, **settings}
             gateway = GatewayProcess(folder / "gateway", [triton.options.grpc_url], settings)
             reporter.step("starting the gateway")

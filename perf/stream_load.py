@@ -15,7 +15,6 @@ for a server that is started here.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import sys
 from collections.abc import Sequence

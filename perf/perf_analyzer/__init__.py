@@ -1,0 +1,1 @@
+"""NVIDIA's perf_analyzer against both speech models, with real windows."""
