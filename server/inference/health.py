@@ -146,7 +146,7 @@ class HealthMonitor:
         while replica.is_up and not replica.suspect.is_set() and replica.last_good is not None:
             is_wanted = pool.wanted_at > replica.last_good
             interval = settings.probe_interval_s if is_wanted else settings.idle_probe_interval_s
-            remaining = replica.last_good + interval - self._clock()
+            remaining = max(replica.last_good, replica.last_moved) + interval - self._clock()
             if remaining <= 0:
                 return
             await _wait(replica.suspect, min(remaining, settings.probe_interval_s))

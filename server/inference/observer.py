@@ -32,6 +32,12 @@ class InferenceObserver(Protocol):
     def healed(self, address: str, model: str, seconds: float, worked: bool) -> None:
         """A model has been unloaded and loaded."""
 
+    def retried(self, model: str) -> None:
+        """A final is sent again."""
+
+    def draft_used(self, model: str, tokens: int, kept: int) -> None:
+        """A window with a draft has been answered; the answer begins with the first `kept` of its tokens."""
+
 
 class NullObserver:
     """Measures nothing."""
@@ -46,6 +52,12 @@ class NullObserver:
         """Ignored."""
 
     def healed(self, address: str, model: str, seconds: float, worked: bool) -> None:
+        """Ignored."""
+
+    def retried(self, model: str) -> None:
+        """Ignored."""
+
+    def draft_used(self, model: str, tokens: int, kept: int) -> None:
         """Ignored."""
 
 
@@ -84,3 +96,20 @@ class MetricsObserver(NullObserver):
             self._gauges[model] = gauges
         for gauge, value in zip(gauges, (in_flight, waiting_finals, waiting_partials), strict=True):
             gauge.set(value)
+
+    def replica_changed(self, address: str, model: str, is_up: bool, reason: str) -> None:
+        """Sets the gauge."""
+        self._metrics.model_up.labels(address, model).set(int(is_up))
+
+    def healed(self, address: str, model: str, seconds: float, worked: bool) -> None:
+        """Counts it."""
+        self._metrics.heals.labels(model, "ok" if worked else "failed").inc()
+
+    def retried(self, model: str) -> None:
+        """Counts it."""
+        self._metrics.retries.labels(model).inc()
+
+    def draft_used(self, model: str, tokens: int, kept: int) -> None:
+        """Counts the tokens."""
+        self._metrics.draft_tokens.labels(model, "kept").inc(kept)
+        self._metrics.draft_tokens.labels(model, "changed").inc(tokens - kept)

@@ -20,7 +20,7 @@ from server.inference.replica import Client, Pool, Replica, Triton
 from server.inference.report import InferenceHealth, ModelHealth, ReplicaHealth, model_health
 from server.inference.scheduler import PartialSource, Scheduler, State, Ticket
 from server.inference.settings import InferenceSettings
-from server.session.commands import Decode
+from server.session.commands import NO_TOKENS, Decode
 from server.session.segment import Hypothesis
 
 __all__ = ["Inference", "InferenceHealth", "ModelHealth", "PartialSource", "ReplicaHealth"]
@@ -314,6 +314,9 @@ class Inference:
 
     def _answer(self, ticket: Ticket, hypothesis: Hypothesis, now: float) -> None:
         job = ticket.job
+        draft = ticket.command.draft if ticket.command is not None else NO_TOKENS
+        if len(draft):
+            self._observer.draft_used(ticket.model, len(draft), wire.common_prefix(draft, hypothesis.tokens))
         if ticket.is_final:
             self._delays.add(now - ticket.created, now)
         self._scheduler.finish(ticket)
@@ -331,6 +334,7 @@ class Inference:
             self._fail(ticket, error.reason)
             return
         ticket.avoid = replica.address
+        self._observer.retried(ticket.model)
         settings = self._settings
         pause = min(settings.retry_first_s * 2 ** min(ticket.tries - 1, 10), settings.retry_longest_s)
         has_other = ticket.tries < len(settings.addresses) and self._pools[ticket.model].has_other(replica)

@@ -72,6 +72,13 @@ def punctuated(answer: ModelInferResponse) -> str:
         raise InferenceError(Fault.FAILED, f"{answer.model_name} gave an answer of the wrong form: {error!r}") from None
 
 
+def common_prefix(draft: NDArray[np.int32], tokens: NDArray[np.int32]) -> int:
+    """How many tokens both begin with."""
+    length = min(len(draft), len(tokens))
+    differs = draft[:length] != tokens[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
 def probe_window() -> NDArray[np.int16]:
     """Eight tenths of a second of speech (int16, 16 kHz): what is no speech takes some engines many tries."""
     return np.frombuffer(PROBE_SPEECH.read_bytes(), "<i2").astype(np.int16)
