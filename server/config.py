@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -153,13 +153,19 @@ class Settings(BaseSettings):
 
 
 def load(**overrides: object) -> Settings:
-    """Reads the settings from the environment.
+    """Reads the settings from the environment, and those with passwords in them from files if wanted.
+
+    `STARLING_SECRETS_DIR` names a folder whose files are named like settings, `starling_session_store` for one.
 
     Raises:
         ConfigError: a value is out of range or does not fit with another.
     """
+    folder = os.environ.get("STARLING_SECRETS_DIR") or None
+    if folder is not None and not os.path.isdir(folder):
+        raise ConfigError(f"STARLING_SECRETS_DIR: there is no folder {folder}")
+    given: dict[str, Any] = {"_secrets_dir": folder, **overrides}
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**given)
     except SettingsError as error:
         # Its text names the field in quotes and nothing else of use.
         name = str(error).partition('"')[2].partition('"')[0].upper()

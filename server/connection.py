@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 ERROR_CLOSES = frozenset({CloseCode.REVOKED, CloseCode.INTERNAL, CloseCode.OVERLOADED})
 """Standard codes before which an `error` message gives the same fact; so does every one from 4000 on."""
 
+BROKEN_OFF = 1006
+"""What stands for a close code where the line broke."""
+
 SAMPLE_BYTES = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
 CONTROL_BURST_S = 3.0
 LAST_WORDS_S = 2.0
@@ -48,6 +51,8 @@ class Connection(ABC):
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._outbox = Outbox(settings.max_outbox)
+        self.must_resume = False
+        """Let in although the server is full, for a session that has lost its connection; a new one is refused."""
         self._live: LiveSession | None = None
         self._heard = self._loop.time()
         self._opened = self._heard
@@ -90,6 +95,11 @@ class Connection(ABC):
     def identity(self) -> Identity:
         """Who is at the other end."""
         return self._identity
+
+    @property
+    def is_begun(self) -> bool:
+        """There is a session on it."""
+        return self._live is not None
 
     def end(self, closing: Closing) -> None:
         """Closes the connection, from outside."""
@@ -173,7 +183,6 @@ class Connection(ABC):
 
     async def _close(self, closing: Closing, *, abort: bool) -> None:
         """Says why, then closes; a client that does not read is cut off if that takes too long."""
-        self._metrics.closes.labels(int(closing.code)).inc()
         try:
             async with asyncio.timeout(LAST_WORDS_S if abort else self._settings.send_timeout_s):
                 if closing.code >= CloseCode.INVALID or closing.code in ERROR_CLOSES:
@@ -204,6 +213,7 @@ class Connection(ABC):
 
     def _log_end(self) -> None:
         live = self._live
+        self._metrics.closes.labels(self._socket.close_code or BROKEN_OFF).inc()
         if live is None:
             log.info("connection closed without a session", code=self._socket.close_code)
             return

@@ -63,7 +63,18 @@ class Metrics:
         )
         self.in_flight = Gauge("starling_inference_in_flight", "Windows at Triton.", ["model"], registry=r)
         self.waiting = Gauge("starling_inference_waiting", "Work that waits for room.", ["model", "kind"], registry=r)
+        self.retries = Counter("starling_inference_retries_total", "Finals sent again.", ["model"], registry=r)
+        self.draft_tokens = Counter(
+            "starling_draft_tokens_total",
+            "Tokens of drafts; kept: the answer begins with them.",
+            ["model", "outcome"],
+            registry=r,
+        )
         self.healthy = Gauge("starling_inference_healthy", "1 while inferences go through.", registry=r)
+        self.model_up = Gauge("starling_triton_model_up", "1 while a model gets work.", ["triton", "model"], registry=r)
+        self.heals = Counter(
+            "starling_triton_heals_total", "Models unloaded and loaded.", ["model", "outcome"], registry=r
+        )
         self.store_seconds = Histogram(
             "starling_store_seconds", "Store calls.", ["operation"], buckets=SHORT_BUCKETS, registry=r
         )
