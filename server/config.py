@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     final_timeout_s: float = Field(10, gt=0, description="After this a final's window is sent again.")
     final_deadline_s: float = Field(90, gt=0, description="After this a final is given up.")
     punctuation_languages: list[str] = Field(default=["en"], description="Languages that the punctuation model serves.")
-    punctuation_timeout_s: float = Field(0.5, gt=0, description="After this a final goes without its marks.")
+    punctuation_timeout_s: float = Field(1, gt=0, description="After this a final goes without its marks.")
 
     # Stores
     session_store: str = Field(

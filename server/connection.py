@@ -156,7 +156,7 @@ class Connection(ABC):
             limit = self._settings.idle_timeout_s
             self._outbox.close(Closing(CloseCode.IDLE, f"nothing received for {limit:g} s: send audio or keepalive"))
         elif now - self._opened >= self._settings.max_session_s:
-            self._outbox.close(Closing(CloseCode.REVOKED, "the longest connection time has passed: resume the session"))
+            self._outbox.close(Closing(CloseCode.DRAINING, "the longest connection time has passed: resume the session"))
         else:
             left = self._opened + self._settings.max_session_s - now
             wait = self._settings.idle_timeout_s if waits else self._settings.idle_timeout_s - silent
