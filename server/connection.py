@@ -53,6 +53,8 @@ class Connection(ABC):
         self._outbox = Outbox(settings.max_outbox)
         self.must_resume = False
         """Let in although the server is full, for a session that has lost its connection; a new one is refused."""
+        self.must_resume = False
+        """Let in although the server is full, for a session that has lost its connection; a new one is refused."""
         self._live: LiveSession | None = None
         self._heard = self._loop.time()
         self._opened = self._heard
@@ -95,6 +97,11 @@ class Connection(ABC):
     def identity(self) -> Identity:
         """Who is at the other end."""
         return self._identity
+
+    @property
+    def is_begun(self) -> bool:
+        """There is a session on it."""
+        return self._live is not None
 
     @property
     def is_begun(self) -> bool:

@@ -146,7 +146,9 @@ class Gateway:
         serve = self._route(path, request)
         if isinstance(serve, Response):
             return serve
-        refusal = self._access.check_origin(request) or self._is_full()
+        full = self._is_full()
+        is_return = full is not None and path == "/stream" and self._awaits_return()
+        refusal = self._access.check_origin(request) or (None if is_return else full)
         if refusal is not None:
             return self._refuse(refusal)
         if not _is_upgrade(request):
@@ -158,8 +160,19 @@ class Gateway:
         refusal = self._has_too_many(identity)
         if refusal is not None:
             return self._refuse(refusal)
-        self._admitted[connection] = partial(serve, identity)
+        self._admitted[connection] = partial(self._make, serve, identity, is_return)
         return None
+
+    def _make(
+        self,
+        serve: Callable[[Identity, ServerConnection], Connection],
+        identity: Identity,
+        is_return: bool,
+        socket: ServerConnection,
+    ) -> Connection:
+        connection = serve(identity, socket)
+        connection.must_resume = is_return
+        return connection
 
     def _route(self, path: str, request: Request) -> Callable[[Identity, ServerConnection], Connection] | Response:
         """Which protocol is spoken at `path`."""
@@ -186,6 +199,13 @@ class Gateway:
         elif self._inference.final_delay > self._settings.max_final_delay_s:
             text = "the speech models are overloaded: try again"
         return None if text is None else Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, RETRY_AFTER_S)
+
+    def _awaits_return(self) -> bool:
+        """Whether a connection past the limits may be that of a session which has lost its own and must stay well."""
+        if self._registry.is_draining:
+            return False
+        undecided = sum(connection.must_resume and not connection.is_begun for connection in self._open)
+        return undecided < self._registry.adrift
 
     def _has_too_many(self, identity: Identity) -> Refusal | None:
         """Why a key may not open one more connection, if so. Its sessions are counted when one begins."""

@@ -71,6 +71,11 @@ class Registry:
         """Those alive at the moment."""
         return list(self._live.values())
 
+    @property
+    def adrift(self) -> int:
+        """How many sessions have lost their connection and may be resumed."""
+        return sum(live.outbox is None and not live.is_over for live in self._live.values())
+
     def start(self) -> None:
         """Begins to look after the sessions."""
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="session upkeep")

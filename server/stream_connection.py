@@ -35,6 +35,8 @@ class StreamConnection(Connection):
         request = stream.Start() if isinstance(first, bytes) else self._parse(first)
         if isinstance(request, stream.Resume):
             return self._begun(await self._registry.resume(request, self._identity, self._outbox))
+        if self.must_resume:
+            raise Closing(CloseCode.OVERLOADED, "the server is full: try again", retry_after_ms=5000)
         defaults = {
             "language": self._settings.default_language,
             "endpoint_silence_ms": self._settings.endpoint_silence_ms,

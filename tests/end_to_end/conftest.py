@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,18 +59,17 @@ def triton(installation: Installation, pytestconfig: pytest.Config) -> Iterator[
             lease.close()
 
 
-@pytest.fixture
-def make_triton(installation: Installation, tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[MakeTriton]:
-    """Tritons of the test's own, to be killed and paused; each has its ports and its state folder."""
+@contextmanager
+def _tritons(installation: Installation, folder: Path, config: pytest.Config) -> Iterator[MakeTriton]:
     leases: list[PortLease] = []
     made: list[TritonProcess] = []
 
     def make(models: Sequence[str] | None = None, *, start: bool = True) -> TritonProcess:
-        paths = replace(installation.paths, state=tmp_path / f"triton-{len(made)}")
+        paths = replace(installation.paths, state=folder / f"triton-{len(made)}")
         own = replace(installation, paths=paths)
         process = own.triton_process(_options(leases), _plans(paths, models))
         made.append(process)
-        _running(pytestconfig).append(process)
+        _running(config).append(process)
         if start:
             process.start_ready()
         return process
@@ -79,9 +79,25 @@ def make_triton(installation: Installation, tmp_path: Path, pytestconfig: pytest
     finally:
         for process in made:
             process.stop()
-            _running(pytestconfig).remove(process)
+            _running(config).remove(process)
         for lease in leases:
             lease.close()
+
+
+@pytest.fixture
+def make_triton(installation: Installation, tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[MakeTriton]:
+    """Tritons of the test's own, to be killed and paused; each has its ports and its state folder."""
+    with _tritons(installation, tmp_path, pytestconfig) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def fragile_triton(
+    installation: Installation, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[TritonProcess]:
+    """A Triton with the English model for the tests of a module that break it, each of which leaves it whole."""
+    with _tritons(installation, tmp_path_factory.mktemp("fragile"), pytestconfig) as make:
+        yield make(["asr"])
 
 
 @pytest.fixture

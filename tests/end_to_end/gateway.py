@@ -42,6 +42,10 @@ class GatewayProcess:
         path = self.folder / "gateway.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def setting(self, name: str, default: object) -> object:
+        """What it was given for a setting."""
+        return self._settings.get(name, default)
+
     @property
     def pid(self) -> int:
         """Of the running process."""
