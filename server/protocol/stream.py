@@ -207,7 +207,10 @@ _KINDS = {str: "text", int: "a whole number", bool: "true or false"}
 
 
 def _shown(value: object) -> str:
-    shown = orjson.dumps(value, default=repr).decode(errors="replace")
+    try:
+        shown = orjson.dumps(value, default=repr).decode(errors="replace")
+    except TypeError:  # nested deeper than can be written again
+        shown = "a deeply nested value"
     return shown if len(shown) <= 40 else f"{shown[:40]}…"
 
 
