@@ -472,7 +472,8 @@ class Client:
         for offset, stored in self.acks:
             assert sum((final.start + 0.001) * rate < offset for final in self.finals) <= stored, "acked, not stored"
         for offset, held in self.finalized:
-            assert sum((final.end + 0.001) * rate < offset for final in self.finals) <= held, "finalized, no final"
+            # What the resampler still held and the window being filled are heard a little later.
+            assert sum((final.end + 0.05) * rate < offset for final in self.finals) <= held, "finalized, no final"
         assert self.done is not None
         assert self.done.segments == len(self.finals)
         assert self.host.durable.deleted
