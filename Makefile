@@ -28,7 +28,9 @@ serve: setup ## set up, then start Triton and the gateway on ws://127.0.0.1:8000
 test: dev ## lint, types, and every test, those against the real Triton included
 	@$(BIN)/python -m launcher.setup
 	@$(MAKE) --no-print-directory lint
-	@status=0; $(BIN)/python -m pytest -m 'not soak' $(ARGS) || status=$$?; \
+	@$(BIN)/python -m coverage run --branch --source=server/session -m pytest -q -m 'not soak' tests/server/session
+	@$(BIN)/python -m coverage report --fail-under=100 --skip-covered
+	@status=0; $(BIN)/python -m pytest -m 'not soak' --ignore=tests/server/session $(ARGS) || status=$$?; \
 	$(BIN)/python -m launcher.doctor --left-out $(if $(STRICT),--strict) || exit 1; exit $$status
 
 lint: dev ## ruff and mypy --strict

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from server import tracing
 from server.audio.vad import VadOverloadedError, VadService, VadState
 from server.inference.service import Inference
 from server.metrics import Metrics
@@ -34,7 +35,7 @@ from server.session.commands import (
 )
 from server.session.messages import Done, Error, Partial
 from server.session.segment import Hypothesis
-from server.session.session import Session
+from server.session.session import Session, TooManyMarksError
 from session_store.base import (
     Final,
     SessionStore,
@@ -84,6 +85,7 @@ class LiveSession:
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
         self._parts = parts
+        self._traced = tracing.follow(self, session_id)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stores: deque[Store | Finish] = deque()
@@ -126,7 +128,7 @@ class LiveSession:
         try:
             for command in event(*arguments):
                 self._carry_out(command)
-        except Closing:
+        except (Closing, TooManyMarksError):
             raise
         except Exception as fault:
             self.fail(fault, "session")
@@ -161,6 +163,8 @@ class LiveSession:
         if self.is_over:
             return
         self.is_over = True
+        if self._traced is not None:
+            self._traced.end()
         self._parts.inference.forget(self)
         for task in (*self._tasks, *([self._storing] if self._storing else [])):
             if task is not asyncio.current_task():
@@ -201,6 +205,8 @@ class LiveSession:
 
     def _carry_out(self, command: Command) -> None:
         inference = self._parts.inference
+        if self._traced is not None and isinstance(command, WantPartial | Decode):
+            self._traced.heard(self._loop.time() - command.since if isinstance(command, WantPartial) else 0.0)
         match command:
             case Send():
                 self._send(command)
@@ -228,7 +234,11 @@ class LiveSession:
             return
         if isinstance(message, Final):
             self.finals += 1
+            if self._traced is not None:
+                self._traced.final(message)
         if isinstance(message, Partial):
+            if self._traced is not None:
+                self._traced.partial()
             self._spawn_quietly(self._parts.sessions.publish_partial(self.session_id, message.text, message.seq))
         if self.outbox is not None:
             self.outbox.put(message, command.since)
@@ -268,7 +278,8 @@ class LiveSession:
         self.do(self.session.voice, command.epoch, probabilities.tolist(), after, now)
 
     async def _punctuate(self, command: Punctuate) -> None:
-        text = await self._parts.inference.punctuate(command.text, command.context, command.language)
+        with tracing.step(self, "punctuate"):
+            text = await self._parts.inference.punctuate(command.text, command.context, command.language)
         self.do(self.session.punctuated, command.job, text, self._loop.time())
 
     # --- stores: strictly in order, tried until they answer
@@ -295,7 +306,8 @@ class LiveSession:
         while not self.is_over:
             started = self._loop.time()
             try:
-                await write(*arguments)
+                with tracing.step(self, "store"):
+                    await write(*arguments)
             except StaleOwnerError:
                 self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
             except StoreError as error:
@@ -319,8 +331,10 @@ class LiveSession:
     async def _store(self, command: Store) -> None:
         parts = self._parts
         if command.final is not None:
-            # The fence first: an owner that was replaced must not write a final that its successor would not.
-            await self._touch()
+            # The fence first: an owner that was replaced must not write a final that its successor would not. A
+            # store that lost the session is given it below: what the core knows by now counts on this final.
+            with suppress(UnknownSessionError):
+                await parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=parts.ttl_s)
             try:
                 await parts.transcripts.append(self.session_id, command.final)
             except UnknownSessionError:

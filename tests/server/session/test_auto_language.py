@@ -27,8 +27,8 @@ class Shell:
     def do(self, commands: list[Command]) -> None:
         for command in commands:
             if isinstance(command, DetectVoice):
-                loud = command.samples.reshape(-1, WINDOW).any(axis=1)
-                probabilities = [LOUD if window else QUIET for window in loud]
+                windows = command.samples.reshape(-1, WINDOW)
+                probabilities = [LOUD if window.any() else QUIET for window in windows]
                 self.do(self.session.voice(command.epoch, probabilities, None, 0.0))
             elif isinstance(command, Decode):
                 self.decodes.append(command)
