@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from launcher.errors import LauncherError
 from launcher.lock import file_lock
 from launcher.paths import Paths
+from launcher.plans import plans_from_environment
 from launcher.progress import Reporter
-from launcher.repository import ModelPlan, assemble, default_plans
+from launcher.repository import ModelPlan, assemble
 from launcher.triton import TritonOptions, TritonProcess
 from launcher.triton_env import TritonEnvironment, ensure_environment
 from launcher.weight_pins import ALL_WEIGHTS
@@ -34,14 +35,14 @@ class Installation:
 
         Args:
             options: ports and limits.
-            plans: what to serve; every model whose weights are here when None.
+            plans: what to serve; every model whose weights are here, as the environment says, when None.
 
         Raises:
             LauncherError: there is nothing to serve.
         """
         options = options or TritonOptions()
         if plans is None:
-            plans = default_plans(self.paths, device="cuda" if options.gpu else "cpu")
+            plans = plans_from_environment(self.paths, "cuda" if options.gpu else "cpu")
         repository = assemble(self.paths.source / "triton_models", self.paths.repository, plans)
         return TritonProcess(self.triton, repository, self.paths.state, self.paths.source, options)
 

@@ -114,7 +114,7 @@ def check_platform() -> None:
     if sys.platform != "linux" or platform.machine() != "x86_64":
         raise LauncherError(
             f"Triton's wheel runs on x86-64 Linux only, this is {sys.platform} on {platform.machine()}",
-            "run Triton in its container and set STARLING_TRITON_URLS",
+            "run Triton in its container and set STARLING_TRITON_ADDRESSES",
         )
     library, version = platform.libc_ver()
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
+from server import tracing
 from server.audio.vad import VadService, VoiceDetector
 from server.auth import Access
 from server.config import ConfigError, Settings
@@ -67,6 +68,7 @@ class App:
         `on_ready` is called once a real inference has gone through and the port is open.
         """
         loop = asyncio.get_running_loop()
+        tracing.configure(self._settings.otlp_endpoint)
         try:
             await self._await_stores()
             self._inference.on_trouble(self._tell)
@@ -116,6 +118,7 @@ class App:
         await self._vad.close()
         await self._sessions.close()
         await self._transcripts.close()
+        await asyncio.to_thread(tracing.shutdown)
 
     def _tell(self, healthy: bool) -> None:
         """News of the speech models, for every client."""

@@ -33,7 +33,7 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
-from server.session.messages import Done, Error, Partial
+from server.session.messages import Done, Error, Partial, SpeechStarted
 from server.session.segment import Hypothesis
 from server.session.session import Session, TooManyMarksError
 from session_store.base import (
@@ -232,6 +232,8 @@ class LiveSession:
         if isinstance(message, Done):
             self._done = message
             return
+        if self._traced is not None and isinstance(message, SpeechStarted):
+            self._traced.started(message.at)
         if isinstance(message, Final):
             self.finals += 1
             if self._traced is not None:

@@ -15,6 +15,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from server import tracing
 from server.inference.errors import Fault, InferenceError, from_rpc
 
 CHANNEL_OPTIONS: list[tuple[str, int]] = [
@@ -57,7 +58,8 @@ class TritonClient:
 
     async def infer(self, request: pb.ModelInferRequest, timeout_s: float) -> pb.ModelInferResponse:
         """One inference."""
-        return await _answer(self._stub.ModelInfer, request, timeout_s)
+        with tracing.call(request.model_name, self.address) as metadata:
+            return await _answer(self._stub.ModelInfer, request, timeout_s, metadata)
 
     async def is_live(self, timeout_s: float) -> bool:
         """Whether the server answers at all; it does not wait behind inferences."""
@@ -88,9 +90,11 @@ class TritonClient:
         await self._channel.close()
 
 
-async def _answer(method: Callable[..., Awaitable[Any]], request: Any, timeout_s: float) -> Any:
+async def _answer(
+    method: Callable[..., Awaitable[Any]], request: Any, timeout_s: float, metadata: tracing.Metadata | None = None
+) -> Any:
     try:
-        return await method(request, timeout=timeout_s)
+        return await method(request, timeout=timeout_s, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         raise from_rpc(error) from None
     except asyncio.CancelledError:

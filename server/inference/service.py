@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest
 
+from server import tracing
 from server.inference import wire
 from server.inference.client import TritonClient
 from server.inference.delays import DelayEstimate
@@ -281,7 +282,8 @@ class Inference:
             remaining = settings.final_deadline_s - self._waited(ticket, now)
             timeout_s = min(settings.final_timeout_s * 2**ticket.lates, max(remaining, settings.final_timeout_s))
         replica.in_flight += 1
-        task = self._loop.create_task(_infer(replica, ticket.command, timeout_s))
+        context = tracing.context_of(ticket.source)
+        task = self._loop.create_task(_infer(replica, ticket.command, timeout_s), context=context)
         self._flights[task] = (ticket, replica, now)
         self._calls[ticket] = task
         task.add_done_callback(self._landed)
