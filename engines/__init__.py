@@ -1,1 +1,6 @@
 """What runs inside Triton: batches of audio windows or texts in, hypotheses out. Imports nothing of Triton."""
+
+import os
+
+# ONNX Runtime reports its use to its makers unless told otherwise before it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
