@@ -14,7 +14,6 @@ import pytest
 
 from server.keys import Keys, read_keys
 
-
 RUN = "import sys; from starling_cli.main import main; sys.exit(main())"
 
 

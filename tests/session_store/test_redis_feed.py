@@ -1,7 +1,6 @@
 """The live view of a session, from another gateway."""
 
 # Redis does not tell when a subscription has reached it: one can only ask.
-# ruff: noqa: ASYNC110
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Several gateways at one store."""
 
 # The event loop has nothing else to do while a test makes files and processes.
-# ruff: noqa: ASYNC220
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SHORT = 0.3
 async def gone(store: SessionStore, session_id: str) -> None:
     """Waits until the session's time has passed by the store's own clock."""
     async with asyncio.timeout(20):
-        while not isinstance(await store.peek(session_id), Expired):  # noqa: ASYNC110  no store tells of its own
+        while not isinstance(await store.peek(session_id), Expired):
             await asyncio.sleep(0.02)
 
 

@@ -1,7 +1,6 @@
 """Session stores that are away, slow, full or forgetful."""
 
 # The event loop has nothing else to do while a test makes files and processes.
-# ruff: noqa: ASYNC220, ASYNC240
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Transcript stores that are away, slow, full, or set up by several gateways at once."""
 
 # The event loop has nothing else to do while a test makes files and processes.
-# ruff: noqa: ASYNC220
 
 from __future__ import annotations
 
