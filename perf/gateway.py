@@ -4,10 +4,10 @@
     python -m perf.gateway --streams 250 --frame-ms 20
 
 One gateway process on one core; on the other cores a real Triton with a model that answers at once, and the paced
-clients. Real speech with pauses, voice activity on, partials at the usual hop, finals stored in SQLite as by default. A
-level holds while the event loop is at most 50 ms late at p99 (the gateway's own histogram: the figure is the upper edge
-of its bucket), no session met an error, and partials come within their limit. Beside it stands what the core's use says:
-CPU seconds for a second of one stream, which holds on a busy machine too.
+clients. Real speech with pauses, voice activity on, partials at the usual hop, finals stored in SQLite as by default.
+A level holds while the event loop is at most 50 ms late at p99 (the gateway's own histogram: the figure is the upper
+edge of its bucket), no session met an error, and partials come within their limit. Beside it stands what the core's use
+says: CPU seconds for a second of one stream, which holds on a busy machine too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +45,9 @@ from perf.track import DEFAULT_MANIFEST, Track, load_clips, make_tracks
 
 LOOP_DELAY = "starling_event_loop_delay_seconds"
 PARTIAL_LAG = "starling_partial_lag_seconds"
+AUDIO = "starling_audio_seconds_total"
+ALL_HEARD = 0.97
+"""Share of the audio sent that the gateway must have taken, for its CPU time to say what a stream costs."""
 LOOP_DELAY_LIMIT_S = 0.05
 PARTIAL_LAG_LIMIT_S = 0.5
 DISTINCT_TRACKS = 16
@@ -66,6 +69,7 @@ class GatewayLevel:
         late_p99: seconds by which the clients' frames were late.
         triton_core: CPU time of Triton a second.
         client_core: CPU time of this process a second.
+        heard: share of the audio sent that the gateway took.
         troubles: what went wrong, and how often.
     """
 
@@ -79,7 +83,13 @@ class GatewayLevel:
     late_p99: float
     triton_core: float
     client_core: float
+    heard: float = 1.0
     troubles: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def by_cpu(self) -> int | None:
+        """Streams that one core would carry if all of it were used; None where the gateway fell behind."""
+        return round(self.streams / self.core) if self.core and self.heard >= ALL_HEARD else None
 
     def broken(self) -> list[str]:
         """Why this level does not hold; empty if it does."""
@@ -88,6 +98,8 @@ class GatewayLevel:
         if delay is None or delay > LOOP_DELAY_LIMIT_S:
             reasons.append(f"event loop p99 over {LOOP_DELAY_LIMIT_S * 1000:.0f} ms")
         lag = self.partial_lag["p95_at_most"]
+        if self.heard < ALL_HEARD:
+            reasons.append(f"only {self.heard:.0%} of the audio was taken")
         if lag is None or lag > PARTIAL_LAG_LIMIT_S:
             reasons.append(f"partial lag p95 over {PARTIAL_LAG_LIMIT_S * 1000:.0f} ms")
         return reasons
@@ -99,7 +111,8 @@ class GatewayLevel:
             "frame_ms": self.frame_ms,
             "core": self.core,
             "cpu_ms_per_stream_s": self.core / self.streams * 1000,
-            "streams_per_core_by_cpu": round(self.streams / self.core) if self.core else None,
+            "streams_per_core_by_cpu": self.by_cpu,
+            "heard": self.heard,
             "memory_kib_per_stream": self.memory_bytes / 1024,
             "loop_delay_p99_at_most_s": self.loop_delay["p99_at_most"],
             "loop_delay": self.loop_delay,
@@ -118,11 +131,11 @@ class GatewayLevel:
         lag = self.partial_lag["p95_at_most"]
         return (
             f"{self.streams:4d} streams of {self.frame_ms:3.0f} ms frames: gateway {self.core:.2f} core "
-            f"({self.core / self.streams * 1000:.2f} ms/s a stream, {self.streams / max(self.core, 1e-9):.0f} a core), "
+            f"({self.core / self.streams * 1000:.2f} ms/s a stream, {self.by_cpu or '?'} a core), "
             f"loop p99 <= {'?' if delay is None else f'{delay * 1000:.0f}'} ms, "
             f"lag p95 <= {'?' if lag is None else f'{lag * 1000:.0f}'} ms, "
-            f"{self.memory_bytes / 1024:.0f} KiB a stream, {self.windows:.0f} windows/s, Triton {self.triton_core:.2f}, "
-            f"clients {self.client_core:.2f} core (late {self.late_p99 * 1000:.0f} ms)"
+            f"{self.memory_bytes / 1024:.0f} KiB a stream, {self.windows:.0f} windows/s, "
+            f"Triton {self.triton_core:.2f}, clients {self.client_core:.2f} core (late {self.late_p99 * 1000:.0f} ms)"
         )
 
 
@@ -162,20 +175,18 @@ async def run_gateway_level(
     stack: Stack,
     tracks: Sequence[Track],
     streams: int,
+    *,
     frame_s: float,
     seconds: float,
-    on_begin: Callable[[], None] | None = None,
+    empty_bytes: int = 0,
 ) -> GatewayLevel:
-    """Has so many streams speak for so long."""
+    """Has so many streams speak for so long; `empty_bytes` is the gateway's memory without any."""
     assert stack.gateway_usage is not None
     assert stack.triton_usage is not None
-    empty = stack.gateway_usage()
     speakers = _speakers(tracks, streams, frame_s, seconds)
     for number, speaker in enumerate(speakers):
         await speaker.connect(stack.url, None, f"gateway {number}")
     begun = [speaker for speaker in speakers if not speaker.heard.trouble]
-    if on_begin is not None:
-        on_begin()
     before, metrics, counts = stack.gateway_usage(), stack.metrics(), stack.model_counts()
     triton, client, began = stack.triton_usage(), time.process_time(), time.monotonic()
     await speak_together(begun, seconds)
@@ -189,18 +200,25 @@ async def run_gateway_level(
         streams=streams,
         frame_ms=frame_s * 1000,
         core=(after.cpu_seconds - before.cpu_seconds) / passed,
-        memory_bytes=(after.resident_bytes - empty.resident_bytes) / streams,
+        memory_bytes=max(0, after.resident_bytes - empty_bytes) / streams,
         loop_delay=histogram_between(metrics, last, LOOP_DELAY),
         partial_lag=histogram_between(metrics, last, PARTIAL_LAG),
         windows=windows["asr"].since(counts["asr"]).inferences / passed,
         late_p99=percentile([late for one in heard for late in one.late_s], 99) or 0.0,
         triton_core=triton_core,
         client_core=client_core,
+        heard=(read_counter(last, AUDIO) - read_counter(metrics, AUDIO)) / max(1e-9, seconds * len(begun)),
     )
     for one in [*heard, *(speaker.heard for speaker in speakers if speaker not in begun)]:
         if one.trouble:
             level.troubles[one.trouble] = level.troubles.get(one.trouble, 0) + 1
     return level
+
+
+def read_counter(metrics: str, name: str) -> float:
+    """The value of a counter without labels; 0 where there is none."""
+    lines = [line for line in metrics.splitlines() if line.startswith(f"{name} ")]
+    return float(lines[-1].rpartition(" ")[2]) if lines else 0.0
 
 
 def _speakers(tracks: Sequence[Track], streams: int, frame_s: float, seconds: float) -> list[Speaker]:
@@ -221,13 +239,17 @@ async def measure(stack: Stack, options: argparse.Namespace) -> list[GatewayLeve
     levels: list[GatewayLevel] = []
 
     async def one(streams: int, frame_ms: float) -> GatewayLevel:
-        level = await run_gateway_level(stack, tracks, streams, frame_ms / 1000, options.seconds)
+        level = await run_gateway_level(
+            stack, tracks, streams, frame_s=frame_ms / 1000, seconds=options.seconds, empty_bytes=empty
+        )
         levels.append(level)
         reasons = level.broken()
         say(f"{level.line()}  {'holds' if not reasons else 'BREAKS: ' + '; '.join(reasons)}\n")
         return level
 
-    await run_gateway_level(stack, tracks, 10, 0.02, 3.0)
+    await run_gateway_level(stack, tracks, 10, frame_s=0.02, seconds=3.0)
+    assert stack.gateway_usage is not None
+    empty = stack.gateway_usage().resident_bytes
     for frame_ms in options.frame_ms:
         for streams in options.streams:
             await one(streams, frame_ms)

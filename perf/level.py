@@ -12,7 +12,7 @@ from typing import Any
 from launcher.processes import Usage
 from perf.accuracy import SERVER_CLOCKS
 from perf.clocks import Clocks, Flicker, Percentiles, histogram_between, percentile
-from perf.speakers import Heard, Speaker, make_frames, speak_together
+from perf.speakers import TRAILING_SILENCE_S, Heard, Speaker, make_frames, speak_together
 from perf.stack import ModelCounts, Stack
 from perf.track import Track
 from perf.wer import WordErrors
@@ -38,8 +38,8 @@ class Cost:
     Attributes:
         cpu_s: CPU time.
         idle_cores: CPU time a second before anybody spoke.
-        resident_bytes: at the end, pages that processes share counted once.
-        processes: at the end.
+        resident_bytes: at the end of the tracks, pages that processes share counted once.
+        processes: at the end of the tracks.
     """
 
     cpu_s: float
@@ -142,8 +142,8 @@ class Level:
         batches = [counts.mean_batch for counts in self.models.values() if counts.inferences and counts.mean_batch]
         rates = " ".join(f"{language} {errors.rate:.1%}" for language, errors in self.words.items())
         return (
-            f"{self.streams:4d} streams  lag p50/p95/p99 {_ms(lag)}  final {_ms(end)} ms  cpu {cpu or '?'} core/stream  "
-            f"batch {max(batches, default=0):.1f}  WER {rates or '-'}  flicker {self.flicker.rate:.2f}"
+            f"{self.streams:4d} streams  lag p50/p95/p99 {_ms(lag)}  final {_ms(end)} ms  "
+            f"cpu {cpu or '?'} core/stream  batch {max(batches, default=0):.1f}  WER {rates or '-'}  flicker {self.flicker.rate:.2f}"
         )
 
 
@@ -160,8 +160,8 @@ async def run_level(
 ) -> Level:
     """Has one stream say each track, all at once and in real time.
 
-    CPU, Triton's counters and stream seconds are those of the tracks' own length: what happens in the silence behind
-    them, in which the last finals come, is not counted.
+    CPU and Triton's counters go from the first frame to the last session's end, so that work which was put off is in
+    them; stream seconds count the silence behind the tracks too.
     """
     level = Level(len(tracks))
     # The tracks are made in turns of a few, so frames are shared where tracks are.
@@ -180,22 +180,23 @@ async def run_level(
             progress(f"{len(begun)} streams, {min(passed, seconds):.0f} of {seconds:.0f} s")
 
     await speak_together(begun, seconds, tell)
+    loaded = _usages(stack)
+    heard = await asyncio.gather(*(speaker.finished() for speaker in begun))
     after, last = _usages(stack), stack.model_counts()
     level.costs = {
         group: Cost(
             after[group].cpu_seconds - usages[group].cpu_seconds,
             idle[group],
-            after[group].resident_bytes,
-            after[group].processes,
+            loaded[group].resident_bytes,
+            loaded[group].processes,
         )
         for group in usages
     }
     level.models = {name: now.since(counts.get(name, ModelCounts())) for name, now in last.items()}
-    level.stream_s = len(begun) * seconds
+    level.stream_s = sum(speaker.heard.track.seconds + TRAILING_SILENCE_S for speaker in begun)
     level.speech_share = sum(s.heard.track.speech_share * s.heard.track.seconds for s in begun) / max(
         1e-9, level.stream_s
     )
-    heard = await asyncio.gather(*(speaker.finished() for speaker in begun))
     last_metrics = stack.metrics()
     if metrics and last_metrics:
         level.server = {name: histogram_between(metrics, last_metrics, of) for name, of in SERVER_CLOCKS.items()}

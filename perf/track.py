@@ -122,7 +122,7 @@ def _put_together(
     pieces: list[Samples] = []
     spans: list[Span] = []
     words: list[str] = []
-    length = 0
+    length = said = 0
     while True:
         before = length
         for clip in clips:
@@ -133,12 +133,13 @@ def _put_together(
             spans += [Span(span.start + length / rate, span.end + length / rate) for span in voiced]
             pieces += [samples, np.zeros(round(gap * rate), np.int16)]
             words.append(clip.transcript)
+            said = length + len(samples)
             length += len(samples) + len(pieces[-1])
         if length == before:
             break
-    wanted = max(length, round(seconds * rate))
-    pieces.append(np.zeros(wanted - length, np.int16))
-    return Track(np.concatenate(pieces), rate, clips[0].language, " ".join(words), tuple(spans))
+    wanted = max(said, round(seconds * rate))
+    pieces.append(np.zeros(max(0, wanted - length), np.int16))
+    return Track(np.concatenate(pieces)[:wanted], rate, clips[0].language, " ".join(words), tuple(spans))
 
 
 @cache

@@ -71,7 +71,7 @@ def make_windows(clips: Sequence[Clip], grpc_url: str, model: str, count: int) -
 
 
 def measure_model(
-    model: str, clips: Sequence[Clip], grpc_url: str, tool: PerfAnalyzer, options: argparse.Namespace, folder: Path
+    model: str, clips: Sequence[Clip], grpc_url: str, *, tool: PerfAnalyzer, options: argparse.Namespace, folder: Path
 ) -> list[Row]:
     """All runs of one model."""
     rows: list[Row] = []
@@ -80,7 +80,16 @@ def measure_model(
         write_inputs(windows, inputs)
 
         def one(load: Load, kind: str = kind, inputs: Path = inputs) -> Row:
-            row = run(tool, model, kind, grpc_url, inputs, load, options.requests, folder)
+            row = run(
+                tool,
+                model,
+                kind,
+                grpc_url=grpc_url,
+                inputs=inputs,
+                load=load,
+                requests=options.requests,
+                folder=folder,
+            )
             rows.append(row)
             print(
                 f"{model}, {kind}, {load.kind} {load.amount}: {row.throughput:.1f} windows/s, "
@@ -114,7 +123,12 @@ def export(models: Sequence[str], options: argparse.Namespace, reporter: Reporte
                 for level in options.concurrency:
                     output = Path(f"{stem}.{level}.csv")
                     command = arguments(
-                        model, "$TRITON", Path(f"{stem}.json"), Load(concurrency=level), options.requests, output
+                        model,
+                        "$TRITON",
+                        Path(f"{stem}.json"),
+                        load=Load(concurrency=level),
+                        requests=options.requests,
+                        output=output,
                     )
                     lines.append("perf_analyzer " + " ".join(map(_quoted, command)))
     (folder / "run.sh").write_text("\n".join(lines) + "\n")
@@ -142,7 +156,7 @@ def measure(options: argparse.Namespace, reporter: Reporter) -> dict[str, Any]:
         with running_triton(folder / "triton", reporter, options.model) as (triton, _):
             for model in options.model:
                 clips = _clips(model, options.manifest)
-                rows += measure_model(model, clips, triton.options.grpc_url, tool, options, folder)
+                rows += measure_model(model, clips, triton.options.grpc_url, tool=tool, options=options, folder=folder)
     return {"machine": describe_machine(), "rows": [row.to_json() for row in rows], "table": table(rows)}
 
 

@@ -65,7 +65,7 @@ class Row:
         return asdict(self)
 
 
-def arguments(model: str, grpc_url: str, inputs: Path, load: Load, requests: int, output: Path) -> list[str]:
+def arguments(model: str, grpc_url: str, inputs: Path, *, load: Load, requests: int, output: Path) -> list[str]:
     """What perf_analyzer is called with, here and in any container; needs perf_analyzer of 24.10 or newer."""
     return [
         "-m",
@@ -88,6 +88,7 @@ def run(
     tool: PerfAnalyzer,
     model: str,
     windows: str,
+    *,
     grpc_url: str,
     inputs: Path,
     load: Load,
@@ -101,7 +102,7 @@ def run(
     """
     output = folder / "result.csv"
     output.unlink(missing_ok=True)
-    command = [str(tool.program), *arguments(model, grpc_url, inputs, load, requests, output)]
+    command = [str(tool.program), *arguments(model, grpc_url, inputs, load=load, requests=requests, output=output)]
     try:
         done = subprocess.run(
             command,
