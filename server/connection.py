@@ -53,8 +53,6 @@ class Connection(ABC):
         self._outbox = Outbox(settings.max_outbox)
         self.must_resume = False
         """Let in although the server is full, for a session that has lost its connection; a new one is refused."""
-        self.must_resume = False
-        """Let in although the server is full, for a session that has lost its connection; a new one is refused."""
         self._live: LiveSession | None = None
         self._heard = self._loop.time()
         self._opened = self._heard
@@ -97,11 +95,6 @@ class Connection(ABC):
     def identity(self) -> Identity:
         """Who is at the other end."""
         return self._identity
-
-    @property
-    def is_begun(self) -> bool:
-        """There is a session on it."""
-        return self._live is not None
 
     @property
     def is_begun(self) -> bool:
@@ -163,7 +156,9 @@ class Connection(ABC):
             limit = self._settings.idle_timeout_s
             self._outbox.close(Closing(CloseCode.IDLE, f"nothing received for {limit:g} s: send audio or keepalive"))
         elif now - self._opened >= self._settings.max_session_s:
-            self._outbox.close(Closing(CloseCode.DRAINING, "the longest connection time has passed: resume the session"))
+            self._outbox.close(
+                Closing(CloseCode.DRAINING, "the longest connection time has passed: resume the session")
+            )
         else:
             left = self._opened + self._settings.max_session_s - now
             wait = self._settings.idle_timeout_s if waits else self._settings.idle_timeout_s - silent
