@@ -232,7 +232,7 @@ async def test_a_revoked_key_is_sent_away_and_the_others_stay(make_gateway: Make
         await good.say(*frames(clip(SPOKEN).pcm(), 6400), END)
         assert (await good.listen()).code == 1000
     # What the revoked key had said is not lost to who runs the server.
-    await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0)
+    await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0, 90)
     check_log(gateway)
 
 
@@ -250,8 +250,11 @@ async def test_a_broken_keys_file_changes_nothing(make_gateway: MakeGateway, key
 
 async def became_known(gateway: GatewayProcess, text: str) -> None:
     """Waits until a gateway has read the keys file again."""
-    async with asyncio.timeout(20):
-        while (await asyncio.to_thread(gateway.get, "/ticket", {"Authorization": f"Bearer {text}"}))[0] != 200:
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(TimeoutError):  # of one request, where the machine is busy
+                if (await asyncio.to_thread(gateway.get, "/ticket", {"Authorization": f"Bearer {text}"}))[0] == 200:
+                    return
             await asyncio.sleep(0.05)
 
 
@@ -328,8 +331,11 @@ async def test_a_key_has_so_much_audio_a_day_over_all_gateways(
 async def test_the_longest_connection_time_passes(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(max_session_s=1)
     heard = await send_and_listen(gateway.url, START)
-    assert heard.code == 1008
-    assert heard.messages[-1]["code"] == 1008
+    assert heard.code == 1001
+    resume = {"type": "resume", "token": heard.messages[0]["token"], "last_seq": -1, "from_offset": 0}
+    async with speaking(gateway.url) as speaker:
+        await speaker.say(resume)
+        assert (await speaker.next("session"))["resumed"] is True
 
 
 # TLS
@@ -477,7 +483,7 @@ async def test_nothing_secret_is_seen(make_gateway: MakeGateway, keys_file: Path
     spoken = await asyncio.gather(*(one() for _ in range(3)))
     assert all(speaker.heard.code == 1000 for speaker in spoken)
     revoke_key(keys_file, key.id)
-    await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0)
+    await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0, 90)
     pages = [gateway.get(path)[2].decode() for path in ("/metrics", "/readyz", "/healthz", "/ticket", "/stream")]
     gateway.terminate()
     for place in (gateway.log, *pages, *answers):
