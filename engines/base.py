@@ -66,3 +66,6 @@ class Engine(Protocol):
 
         Returns one entry per window, in order; an `EngineError` for a window that cannot be decoded.
         """
+
+    def close(self) -> None:
+        """Frees threads and memory."""

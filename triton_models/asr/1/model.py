@@ -1,72 +1,22 @@
-"""Triton's side of the English engine: tensors in, tensors out."""
+"""Triton's side of the English engine."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import triton_python_backend_utils as pb_utils
-
-from engines.base import NO_TOKENS, EngineError, Hypothesis, Window
 from engines.moonshine.engine import MoonshineEngine
+from triton_models.speech import SpeechModel
 
-_WARM_UP_SECONDS = (1, 4, 12)
 
+class TritonPythonModel(SpeechModel):
+    """What Triton looks for."""
 
-class TritonPythonModel:
-    """One instance: an engine with its own threads."""
-
-    def initialize(self, args: dict[str, Any]) -> None:
-        """Loads the engine and decodes a few windows, so that the first request finds everything in place."""
-        given = json.loads(args["model_config"])["parameters"]
-        parameters = {key: value["string_value"] for key, value in given.items()}
-        self._engine = MoonshineEngine(
-            Path(parameters["MODEL_DIR"]),
+    def make_engine(self, model_dir: Path, device_id: int, parameters: dict[str, str]) -> MoonshineEngine:
+        """See `SpeechModel`."""
+        return MoonshineEngine(
+            model_dir,
             device=parameters["DEVICE"],
-            device_id=int(args["model_instance_device_id"]),
+            device_id=device_id,
             precision=parameters["PRECISION"],
             threads=int(parameters["THREADS"]),
         )
-        noise = np.random.default_rng(0).normal(0, 300, 16000 * max(_WARM_UP_SECONDS)).astype(np.int16)
-        self._engine.transcribe([Window(noise[: 16000 * seconds], "en") for seconds in _WARM_UP_SECONDS])
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answers every request of the batch; one that is cancelled or not valid costs its neighbours nothing."""
-        responses: list[Any] = [_cancelled() if request.is_cancelled() else None for request in requests]
-        live = [index for index, response in enumerate(responses) if response is None]
-        results = self._engine.transcribe([_window(requests[index]) for index in live])
-        for index, result in zip(live, results, strict=True):
-            responses[index] = _response(result)
-        return responses
-
-    def finalize(self) -> None:
-        """Ends the engine's threads."""
-        self._engine.close()
-
-
-def _window(request: Any) -> Window:
-    audio = pb_utils.get_input_tensor_by_name(request, "AUDIO").as_numpy()
-    language = pb_utils.get_input_tensor_by_name(request, "LANGUAGE").as_numpy()
-    draft = pb_utils.get_input_tensor_by_name(request, "DRAFT")
-    tokens = NO_TOKENS if draft is None else draft.as_numpy().reshape(-1)
-    return Window(audio.reshape(-1), language.reshape(-1)[0].decode(errors="replace"), tokens)
-
-
-def _response(result: Hypothesis | EngineError) -> Any:
-    if isinstance(result, EngineError):
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(result), pb_utils.TritonError.INVALID_ARG))
-    return pb_utils.InferenceResponse(
-        [
-            pb_utils.Tensor("TEXT", np.array([[result.text.encode()]], np.object_)),
-            pb_utils.Tensor("TOKENS", result.tokens.reshape(1, -1)),
-            pb_utils.Tensor("CONFIDENCE", np.array([[result.confidence]], np.float32)),
-            pb_utils.Tensor("LANGUAGE", np.array([[result.language.encode()]], np.object_)),
-            pb_utils.Tensor("WORDS", result.words.reshape(1, -1)),
-        ]
-    )
-
-
-def _cancelled() -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError("cancelled", pb_utils.TritonError.CANCELLED))
