@@ -143,7 +143,8 @@ class Level:
         rates = " ".join(f"{language} {errors.rate:.1%}" for language, errors in self.words.items())
         return (
             f"{self.streams:4d} streams  lag p50/p95/p99 {_ms(lag)}  final {_ms(end)} ms  "
-            f"cpu {cpu or '?'} core/stream  batch {max(batches, default=0):.1f}  WER {rates or '-'}  flicker {self.flicker.rate:.2f}"
+            f"cpu {cpu or '?'} core/stream  batch {max(batches, default=0):.1f}  "
+            f"WER {rates or '-'}  flicker {self.flicker.rate:.2f}"
         )
 
 

@@ -98,7 +98,7 @@ def plot_comparison(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
         for axis, (key, title, scale) in zip(axes, panels, strict=True):
             values = [(row[key] or 0.0) * scale for row in rows]
             bars = axis.bar(names, values, color=COLOURS[: len(names)], width=0.6)
-            axis.bar_label(bars, [f"{value:.3g}" for value in values], fontsize=8)
+            axis.bar_label(bars, [f"{value:.0f}" if value >= 100 else f"{value:.2g}" for value in values], fontsize=8)
             axis.set_title(title)
             axis.tick_params(axis="x", labelsize=7)
         _save(figure, target)

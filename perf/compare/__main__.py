@@ -68,7 +68,7 @@ def _cpu_s(stack: Stack) -> float:
 
 async def measure(stack: Stack, tracks: Sequence[Track], options: argparse.Namespace) -> list[Outcome]:
     """Plays every track to every system, in turns."""
-    moonshine = moonshine_command(Paths.from_environment(), Reporter(sys.stderr), options.interval)
+    moonshine = moonshine_command(Paths.from_environment(), Reporter(sys.stderr), options.interval, options.moonshine)
     naive = naive_command(options.interval)
     # The first session pays for what later ones find in place.
     await run_starling(stack, make_tracks(load_clips(options.manifest, ["en"], ["0880"]), 1, 1.0)[0])
@@ -92,7 +92,13 @@ def summarize(outcomes: Sequence[Outcome], options: argparse.Namespace) -> dict[
     rows = [_row([o for o in outcomes if o.system == system]) for system in (STARLING, MOONSHINE, NAIVE)]
     for row in rows:
         row["ratios"] = {name: row[name] / rows[0][name] for name in COLUMNS if row[name] is not None and rows[0][name]}
-    return {"machine": describe_machine(), "interval_s": options.interval, "rows": rows, "table": table(rows)}
+    return {
+        "machine": describe_machine(),
+        "interval_s": options.interval,
+        "moonshine": options.moonshine,
+        "rows": rows,
+        "table": table(rows),
+    }
 
 
 def _row(outcomes: Sequence[Outcome]) -> dict[str, Any]:
@@ -173,6 +179,12 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0.32,
         help="seconds between updates of the other two (default: Starling's hop)",
+    )
+    made.add_argument(
+        "--moonshine",
+        choices=["lean", "defaults"],
+        default="lean",
+        help="moonshine-voice without the parts that serve nothing here, or as it comes (default: lean)",
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     made.add_argument("--plot", type=Path, metavar="FILE", help="draw them there (PNG or SVG)")

@@ -1,10 +1,10 @@
 """moonshine-voice's own streaming, fed from a pipe: PCM in on stdin, events as JSON lines out on stdout.
 
-Runs in an environment of its own and so imports nothing of this project. The library's own settings are kept, but for
-the copy of all audio that it would hand back with each update, and the naming of speakers: both cost and serve nothing
-here.
+Runs in an environment of its own and so imports nothing of this project. `lean` leaves out the copy of all audio that
+the library hands back with each update, and the naming of speakers: both cost and serve nothing here. `defaults` keeps
+them.
 
-    python moonshine_worker.py INTERVAL_S
+    python moonshine_worker.py INTERVAL_S lean|defaults
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def main() -> None:
     import numpy as np
     from moonshine_voice import ModelArch, Transcriber, get_model_path  # type: ignore[import-not-found]
 
-    options = {"return_audio_data": "false", "identify_speakers": "false"}
+    lean = {"return_audio_data": "false", "identify_speakers": "false"}
+    options = lean if sys.argv[2] == "lean" else {}
     model = str(Path(get_model_path("tiny-en")))
     transcriber = Transcriber(model, ModelArch.TINY, update_interval=float(sys.argv[1]), options=options)
     stream = transcriber.create_stream()

@@ -55,8 +55,8 @@ class Outcome:
     text: str = ""
 
 
-def moonshine_command(paths: Paths, reporter: Reporter, interval_s: float) -> list[str]:
-    """The command that runs moonshine-voice's own streaming; its environment is made in the cache where missing.
+def moonshine_command(paths: Paths, reporter: Reporter, interval_s: float, settings: str) -> list[str]:
+    """The command that runs moonshine-voice's own streaming with `lean` settings or its `defaults`; its environment is made in the cache where missing.
 
     Raises:
         LauncherError: it could not be installed.
@@ -71,7 +71,7 @@ def moonshine_command(paths: Paths, reporter: Reporter, interval_s: float) -> li
             create_venv(root, Path(sys.executable))
             install_locked(python, [LOCK], "moonshine-voice", reporter)
             stamp.touch()
-    return [str(python), str(MOONSHINE_WORKER), str(interval_s)]
+    return [str(python), str(MOONSHINE_WORKER), str(interval_s), settings]
 
 
 def naive_command(interval_s: float) -> list[str]:
