@@ -56,7 +56,9 @@ class Outcome:
 
 
 def moonshine_command(paths: Paths, reporter: Reporter, interval_s: float, settings: str) -> list[str]:
-    """The command that runs moonshine-voice's own streaming with `lean` settings or its `defaults`; its environment is made in the cache where missing.
+    """The command that runs moonshine-voice's own streaming with `lean` settings or its `defaults`.
+
+    Its environment is made in the cache where it is missing.
 
     Raises:
         LauncherError: it could not be installed.
