@@ -38,6 +38,7 @@ from server.session.segment import Hypothesis
 from server.session.session import Session, TooManyMarksError
 from session_store.base import (
     Final,
+    PartialFeed,
     SessionStore,
     StaleOwnerError,
     StoreError,
@@ -82,9 +83,12 @@ class LiveSession:
         """The audio has ended and all of it is stored; the client may still ask for what it missed."""
         self.is_concluding = False
         """The live state is being deleted."""
+        self._is_left = False
+        """Nobody will ask for what comes of the session."""
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
         self._parts = parts
+        self._is_followed = isinstance(parts.sessions, PartialFeed)
         self._traced = tracing.follow(self, session_id)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,6 +112,7 @@ class LiveSession:
         if self.outbox is not None:
             self.outbox.close(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         self.outbox = outbox
+        self._is_left = False
 
     def detach(self, outbox: Outbox) -> bool:
         """The connection is gone; false where it had been replaced already."""
@@ -241,12 +246,14 @@ class LiveSession:
         if isinstance(message, Partial):
             if self._traced is not None:
                 self._traced.partial()
-            self._spawn_quietly(self._parts.sessions.publish_partial(self.session_id, message.text, message.seq))
+            if self._is_followed:
+                publish = self._parts.sessions.publish_partial
+                self._spawn_quietly(publish(self.session_id, message.text, message.seq))
         if self.outbox is not None:
             self.outbox.put(message, command.since)
 
     def _spawn(self, work: Coroutine[Any, Any, None], where: str) -> None:
-        task = self._loop.create_task(work, name=f"{where} {self.session_id}")
+        task = self._loop.create_task(work, name=where)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._spawned(done, where))
 
@@ -365,13 +372,22 @@ class LiveSession:
     # --- the end
 
     def _say_done(self) -> None:
-        """All is stored and the audio has ended: tells the client, or concludes where there is none."""
+        """All is stored and the audio has ended: tells the client, now or when it comes back."""
         self.is_finished = True
         if self.outbox is None:
-            self.conclude()
+            if self._is_left:
+                self.conclude()
         elif self._done is not None:
             self.outbox.put(self._done)
             self.outbox.close(Closing(CloseCode.NORMAL, ""))
+
+    def leave(self) -> None:
+        """Nobody will ask any more: ends the session, and deletes the live state once all that was said is stored."""
+        self._is_left = True
+        if self.is_finished:
+            self.conclude()
+        else:
+            self.do(self.session.end, self.now())
 
     def conclude(self) -> None:
         """Deletes the live state: the client knows that the session has ended, or will never ask."""

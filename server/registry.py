@@ -221,8 +221,7 @@ class Registry:
         live = self._live.get(session_id)
         if live is None or not live.session.is_ending:
             return
-        if live.is_finished:
-            live.conclude()
+        live.leave()
         try:
             async with asyncio.timeout(self._settings.store_timeout_s):
                 await live.wait_over()
@@ -318,7 +317,7 @@ class Registry:
         if not live.detach(outbox) or live.is_over:
             return
         if for_good:
-            self._end(live)
+            live.leave()
             return
         loop = asyncio.get_running_loop()
         self._cancel_expiry(live.session_id)
@@ -329,14 +328,7 @@ class Registry:
         self._expiries.pop(live.session_id, None)
         if live.outbox is None and not live.is_over:
             log.info("session expired", session=live.session_id)
-            self._end(live)
-
-    def _end(self, live: LiveSession) -> None:
-        """Ends a session that no connection is attached to."""
-        if live.is_finished:
-            live.conclude()
-        else:
-            live.do(live.session.end, live.now())
+            live.leave()
 
     def _cancel_expiry(self, session_id: str) -> None:
         handle = self._expiries.pop(session_id, None)
