@@ -1,7 +1,6 @@
 """Triton in a container: puts the model repository together, then becomes the server.
 
-`python3 -m launcher.container`, in an image that carries Triton and the models' packages; needs no other Python
-package, and Python 3.10 is enough.
+`python3 -m launcher.container`, in an image that carries Triton and the models' packages; needs no other package.
 """
 
 from __future__ import annotations

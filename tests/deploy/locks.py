@@ -20,7 +20,7 @@ def locked(name: str) -> set[str]:
 
 def _applies(marker: str) -> bool:
     base = {"sys_platform": "linux", "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix"}
-    versions = ("3.10.12", "3.11.2", "3.11.7", "3.12.1")
+    versions = ("3.11.0", "3.11.2", "3.11.7", "3.12.1")
     return any(
         Marker(marker).evaluate({**base, "python_full_version": version, "python_version": version[:4]})
         for version in versions
