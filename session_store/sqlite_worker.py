@@ -187,7 +187,10 @@ def make_private_file(path: Path) -> None:
     SQLite gives its ``-wal`` and ``-shm`` files the same rights as the database.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    # Never opens a file that is there: on POSIX, to close it would free every lock that SQLite's connections in this
+    # process hold on it, and another process that closes the database would then delete the log they still write.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def _deliver(calls: list[_Call]) -> None:
