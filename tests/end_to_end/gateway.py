@@ -102,12 +102,17 @@ class GatewayProcess:
     def kill(self) -> None:
         """SIGKILL: nothing is saved, nobody is told."""
         self._signal(signal.SIGKILL)
-        self._wait_exit()
+        self.wait_exit()
 
     def terminate(self) -> int:
         """SIGTERM and wait; the exit status."""
         self._signal(signal.SIGTERM)
-        return self._wait_exit()
+        return self.wait_exit()
+
+    def wait_exit(self) -> int:
+        """Waits until it has ended; the exit status."""
+        assert self._process is not None
+        return self._process.wait(STOP_TIMEOUT_S)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Any signal, without waiting."""
@@ -138,10 +143,6 @@ class GatewayProcess:
                 pass
             time.sleep(POLL_S)
         raise AssertionError(f"the gateway was not ready after {READY_TIMEOUT_S} s:\n{self.log}")
-
-    def _wait_exit(self) -> int:
-        assert self._process is not None
-        return self._process.wait(STOP_TIMEOUT_S)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -89,11 +89,12 @@ async def transcribe(
     *,
     speed: float = 8.0,
     into: Transcript | None = None,
+    deadline_s: float = DEADLINE_S,
     **options: Any,
 ) -> Transcript:
     """A whole session; `into` can be looked at while it goes on."""
     heard = into or Transcript()
-    async with asyncio.timeout(DEADLINE_S), starling_client.connect(url, policy=policy, **options) as session:
+    async with asyncio.timeout(deadline_s), starling_client.connect(url, policy=policy, **options) as session:
         async for event in session.stream(paced(data, speed)):
             heard.take(event)
     return heard
