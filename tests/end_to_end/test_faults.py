@@ -57,7 +57,7 @@ def undisturbed(gateway: GatewayProcess) -> list[Said]:
     return heard.said
 
 
-async def transcribing(gateway: GatewayProcess, heard: Transcript, speed: float = 3.0) -> Transcript:
+async def transcribing(gateway: GatewayProcess, heard: Transcript, speed: float = 2.0) -> Transcript:
     """A session that is watched by the test while it goes on; starts with somebody speaking."""
     return await transcribe(gateway.url, words(), PATIENT, speed=speed, into=heard, punctuate=False)
 
@@ -86,7 +86,7 @@ async def test_a_triton_that_is_killed_and_started_again(
 ) -> None:
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(fragile, heard))
-    await heard.until(lambda heard: heard.partials > 2)
+    await heard.until(lambda heard: heard.partials > 0)
     fragile_triton.kill()
     # Told before anything is back that could answer.
     await heard.until(was_told)
@@ -100,7 +100,7 @@ async def test_a_model_whose_process_is_killed_is_healed(
 ) -> None:
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(fragile, heard))
-    await heard.until(lambda heard: heard.partials > 2)
+    await heard.until(lambda heard: heard.partials > 0)
     assert fragile_triton.kill_stub("asr") == 1
     await heard.until(was_told)
     assert (await speaker).said == undisturbed
@@ -112,7 +112,7 @@ async def test_half_a_minute_of_audio_waits_for_a_triton_that_hangs(
     heard = Transcript()
     before = await asyncio.to_thread(fragile.metric, "starling_audio_seconds_total")
     speaker = asyncio.create_task(transcribing(fragile, heard, speed=6.0))
-    await heard.until(lambda heard: heard.partials > 2)
+    await heard.until(lambda heard: heard.partials > 0)
     fragile_triton.pause()
     try:
         await heard.until(was_told)
@@ -132,7 +132,7 @@ async def test_one_of_several_tritons_is_killed_and_one_was_never_there(
         gateway = make_gateway(triton_addresses=addresses, **ENGLISH)
         heard = Transcript()
         speaker = asyncio.create_task(transcribing(gateway, heard))
-        await heard.until(lambda heard: heard.partials > 2)
+        await heard.until(lambda heard: heard.partials > 0)
         fragile_triton.kill()
         try:
             assert (await speaker).said == undisturbed
