@@ -145,9 +145,7 @@ class LiveSession:
 
     async def owed_nothing(self) -> None:
         """Waits until no final is due and all that is due to the stores is in them."""
-        while not self.is_over and (self.session.owes or self._stores):
-            self._moved.clear()
-            await self._moved.wait()
+        await self._until(lambda: not self.session.owes and not self._stores)
 
     async def room(self) -> None:
         """Waits until more audio is wanted."""
@@ -406,7 +404,11 @@ class LiveSession:
 
     async def wait_over(self) -> None:
         """Waits until nothing more will come of this session."""
-        while not self.is_over:
+        await self._until(lambda: False)
+
+    async def _until(self, is_reached: Callable[[], bool]) -> None:
+        """Waits until something is so, or the session is over."""
+        while not self.is_over and not is_reached():
             self._moved.clear()
             await self._moved.wait()
 

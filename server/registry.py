@@ -169,7 +169,7 @@ class Registry:
         local = self._live.get(session_id)
         outbox.hold()
         self._cancel_expiry(session_id)
-        if local is not None and not local.is_over and local.fence + 1 == claimed.fence:
+        if local is not None and _is_current(local, claimed):
             local.fence = claimed.fence
             local.attach(outbox)
             local.do(local.session.reattach, request.from_offset, local.now())
@@ -243,7 +243,10 @@ class Registry:
             claimed = await self._parts.sessions.claim(fresh.session_id, owner=self._owner, ttl_s=self._parts.ttl_s)
         local = self._live.get(fresh.session_id)
         if isinstance(claimed, Claimed):
-            live, _ = self._take(claimed, Resume("", -1, self._received(local, claimed)), outbox)
+            received = claimed.state.acked
+            if local is not None and _is_current(local, claimed):
+                received = local.session.received
+            live, _ = self._take(claimed, Resume("", -1, received), outbox)
             # What was being said when the line broke cannot be continued.
             live.do(live.session.finalize, None, live.now())
             return live
@@ -254,10 +257,6 @@ class Registry:
         live = self._add(LiveSession(session, fresh.session_id, fence, self._parts))
         live.attach(outbox)
         return live
-
-    def _received(self, local: LiveSession | None, claimed: Claimed) -> int:
-        is_current = local is not None and not local.is_over and local.fence + 1 == claimed.fence
-        return local.session.received if local is not None and is_current else claimed.state.acked
 
     async def _create(self, state: SessionState, identity: Identity) -> int:
         """Stores a new session, if its key may have one more."""
@@ -390,6 +389,11 @@ def _hash(secret: str) -> bytes:
 def _allows(known: SessionState | Expired, given: bytes, identity: Identity) -> bool:
     same_token = hmac.compare_digest(known.token_hash, given)
     return same_token and known.key_id == identity.key_id
+
+
+def _is_current(local: LiveSession, claimed: Claimed) -> bool:
+    """Whether nobody else has had the session since this process did: what it holds is newer than what is stored."""
+    return not local.is_over and local.fence + 1 == claimed.fence
 
 
 def _store_gone(error: StoreError) -> Closing:

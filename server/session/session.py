@@ -269,7 +269,15 @@ class Session:
 
     def state(self) -> SessionState:
         """What a server must know to go on from where the newest final ends, stored or about to be."""
-        return self._state_at(max(self._acked, self._kept))
+        acked = max(self._acked, self._kept)
+        kept = [mark for mark in self._marks if mark.offset > acked]
+        return replace(
+            self._state,
+            settings=self._settings_before(acked + 1).to_json(),
+            acked=acked,
+            next_seq=self.next_seq,
+            marks=tuple(map(marks_.to_json, kept)),
+        )
 
     # --- the chain
 
@@ -508,16 +516,6 @@ class Session:
         self.next_seq += 1
         self._kept = owed.segment.restart
         self._out.append(Store(owed.number, self.state(), final))
-
-    def _state_at(self, acked: int) -> SessionState:
-        kept = [mark for mark in self._marks if mark.offset > acked]
-        return replace(
-            self._state,
-            settings=self._settings_before(acked + 1).to_json(),
-            acked=acked,
-            next_seq=self.next_seq,
-            marks=tuple(map(marks_.to_json, kept)),
-        )
 
     def _settings_before(self, offset: int) -> SessionSettings:
         """The settings for speech that begins at the input offset before `offset`."""
