@@ -160,7 +160,7 @@ class SqliteWorker:
         make_private_file(self._path)
         db = sqlite3.connect(self._path, timeout=self._deadline_s, isolation_level=None, check_same_thread=False)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA secure_delete = ON")
             if self._max_pages:
@@ -173,6 +173,22 @@ class SqliteWorker:
             raise
         self._db = db
         return db
+
+    def _write_ahead(self, db: sqlite3.Connection) -> None:
+        """Puts the file into write-ahead mode, which SQLite refuses at once while another connection has it open.
+
+        That is the first start of several gateways on one new file. SQLite's own wait for a lock does not cover this
+        change (it would be a deadlock if both waited), so it is tried again until the deadline.
+        """
+        deadline = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.005)  # a lock of another process announces nothing
 
     def _disconnect(self) -> None:
         if self._db is not None:
