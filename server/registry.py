@@ -200,11 +200,11 @@ class Registry:
                 raise Closing(CloseCode.NO_SESSION, "this session id belongs to somebody else: choose another")
             if known is not None and (known.token_hash != NO_TOKEN or known.key_id != identity.key_id):
                 raise Closing(CloseCode.NO_SESSION, "this session id belongs to somebody else: choose another")
-            last = (await self._parts.transcripts.finals(session_id))[-1:] if owner is not None else []
+            last = await self._parts.transcripts.last_final(session_id) if owner is not None else None
             state = SessionState(session_id, NO_TOKEN, identity.key_id, settings.to_json())
-            if last:
-                acked = math.ceil(last[0].end * settings.sample_rate)
-                state = replace(state, acked=acked, next_seq=last[0].seq + 1, tail=last[0].text)
+            if last is not None:
+                acked = math.ceil(last.end * settings.sample_rate)
+                state = replace(state, acked=acked, next_seq=last.seq + 1, tail=last.text)
             live = await self._take_id(state, settings, known, identity, outbox)
             await live.register()
             await live.replay(outbox, [], state.next_seq - 1 if after is None else after)

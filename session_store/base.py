@@ -219,6 +219,9 @@ class TranscriptStore(Protocol):
     async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
         """The session's finals with ``seq > after``, in order."""
 
+    async def last_final(self, session_id: str) -> Final | None:
+        """The final with the highest seq, however many there are; None where there is none."""
+
     async def end_session(self, session_id: str, *, audio_seconds: float) -> None:
         """Marks the session as ended.
 

@@ -223,6 +223,11 @@ class MemoryTranscriptStore:
         finals = self._finals.get(session_id, {})
         return [finals[seq] for seq in sorted(finals) if seq > after]
 
+    async def last_final(self, session_id: str) -> Final | None:
+        """See `TranscriptStore.last_final`."""
+        finals = self._finals.get(session_id)
+        return finals[max(finals)] if finals else None
+
     async def end_session(self, session_id: str, *, audio_seconds: float) -> None:
         """See `TranscriptStore.end_session`."""
         summary = self._known(session_id)

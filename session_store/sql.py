@@ -93,18 +93,17 @@ class SqlTranscriptStore:
         query = select(finals).where(_is(finals, session_id), finals.c.seq > after).order_by(finals.c.seq)
 
         async def work(connection: AsyncConnection) -> list[Final]:
-            return [
-                Final(
-                    seq=row.seq,
-                    text=row.text,
-                    start=row.start_s,
-                    end=row.end_s,
-                    language=row.language,
-                    confidence=row.confidence,
-                    punctuated=row.punctuated,
-                )
-                for row in await connection.execute(query)
-            ]
+            return [_final(row) for row in await connection.execute(query)]
+
+        return await self._read(work)
+
+    async def last_final(self, session_id: str) -> Final | None:
+        """See `TranscriptStore.last_final`. Reads one row: the end of the primary key's index."""
+        query = select(finals).where(_is(finals, session_id)).order_by(finals.c.seq.desc()).limit(1)
+
+        async def work(connection: AsyncConnection) -> Final | None:
+            row = (await connection.execute(query)).one_or_none()
+            return None if row is None else _final(row)
 
         return await self._read(work)
 
@@ -285,6 +284,18 @@ async def _update_session(connection: AsyncConnection, session_id: str, **values
 def _summaries() -> Any:
     count = select(func.count()).where(finals.c.session_id == sessions.c.session_id).scalar_subquery()
     return select(sessions, count.label("finals"))
+
+
+def _final(row: Row[Any]) -> Final:
+    return Final(
+        seq=row.seq,
+        text=row.text,
+        start=row.start_s,
+        end=row.end_s,
+        language=row.language,
+        confidence=row.confidence,
+        punctuated=row.punctuated,
+    )
 
 
 def _summary(row: Row[Any]) -> SessionSummary:

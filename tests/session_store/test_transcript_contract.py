@@ -40,6 +40,17 @@ async def test_finals_come_in_order_and_after_a_seq(transcripts: TranscriptStore
     assert await transcripts.finals("unknown") == []
 
 
+async def test_the_last_final_is_that_of_the_highest_seq(transcripts: TranscriptStore) -> None:
+    await opened(transcripts)
+    await opened(transcripts, "other")
+    assert await transcripts.last_final("s") is None
+    for seq in (2, 0, 11, 1):
+        await transcripts.append("s", replace(FINAL, seq=seq, text=f"number {seq}"))
+    await transcripts.append("other", replace(FINAL, seq=12))
+    assert await transcripts.last_final("s") == replace(FINAL, seq=11, text="number 11")
+    assert await transcripts.last_final("unknown") is None
+
+
 async def test_a_final_never_changes(transcripts: TranscriptStore) -> None:
     await opened(transcripts)
     await transcripts.append("s", FINAL)
