@@ -4,7 +4,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help python gateway dev setup serve test lint bench soak doctor clean
+.PHONY: help python gateway dev setup serve test lint bench soak fuzz doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: dev ## the short form of every benchmark; writes perf/REPORT.md
 soak: dev ## the long reliability tests
 	@$(BIN)/python -m launcher.setup
 	@$(BIN)/python -m pytest -m soak $(ARGS)
+
+fuzz: dev ## parsers and codecs under atheris, a minute each; ARGS="codec --seconds 3600" chooses
+	@$(BIN)/python -m tests.fuzz.run $(ARGS)
 
 doctor: gateway ## what is installed, reachable and ready, and what to do about what is not
 	@$(BIN)/python -m launcher.doctor
