@@ -93,6 +93,9 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(60, gt=0, description="A connection that sends nothing for so long is closed.")
     max_session_s: float = Field(4 * 3600, gt=0, description="Longest connection.")
     max_sessions: int = Field(200, ge=1, description="Sessions at once in each process; beyond it clients get 503.")
+    resume_reserve: int = Field(
+        50, ge=0, description="Sessions beyond max_sessions, for those that come back from another server."
+    )
     max_final_delay_s: float = Field(2, gt=0, description="Finals later than this: new sessions get 503.")
     max_frame_bytes: int = Field(1 << 18, ge=1024, le=1 << 24, description="Largest WebSocket message.")
     max_controls_per_s: float = Field(20, gt=0, description="Text messages a connection may send, with bursts of 3 s.")

@@ -16,13 +16,14 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
+from server.admission import RETRY_AFTER_S, Admission
 from server.auth import SUBPROTOCOL, Access, Refusal, Ticket
 from server.config import Settings
 from server.connection import Connection
 from server.inference.service import Inference
 from server.metrics import Metrics
 from server.pages import Pages
-from server.protocol import telephone
+from server.protocol import stream, telephone
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import InvalidMessageError
 from server.quota import Identity
@@ -33,8 +34,11 @@ from server.tls import Tls
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_S = 5
-"""What a refused client is asked to wait."""
+Route = tuple[Callable[[Identity, ServerConnection], Connection], str | None]
+"""What makes the connection, and the id of the session that the client wants to continue."""
+
+RETURN_TIMEOUT_S = 10.0
+"""How long a connection that was let in past the limits may take to resume its session."""
 
 FRAME_QUEUE = 8
 """Frames read ahead of the handler on one connection."""
@@ -43,10 +47,6 @@ WRITE_LIMIT = 1 << 15
 """Bytes on the way out after which sending waits for the client to read."""
 
 PING_INTERVAL_S = 20
-
-SPARE_CONNECTIONS = 4
-"""What a key may have open beyond two for each of its sessions: a broken connection is noticed late, and the one that
-resumes its session must get in."""
 
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -70,6 +70,7 @@ class Gateway:
         self._metrics = metrics
         self._server: Server | None = None
         self._open: set[Connection] = set()
+        self._admission = Admission(settings, registry, inference, self._open)
         self._tls = Tls(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None
         self._admitted: WeakKeyDictionary[ServerConnection, Callable[[ServerConnection], Connection]] = (
             WeakKeyDictionary()
@@ -143,12 +144,13 @@ class Gateway:
             return self._files.answer(path, request)
         if path == "/ticket":
             return await self._issue_ticket(request)
-        serve = self._route(path, request)
-        if isinstance(serve, Response):
-            return serve
-        full = self._is_full()
-        is_return = full is not None and path == "/stream" and self._awaits_return()
-        refusal = self._access.check_origin(request) or (None if is_return else full)
+        route = self._route(path, request)
+        if isinstance(route, Response):
+            return route
+        serve, session_id = route
+        full, unnamed = self._admission.why_full(), path == "/stream"
+        may_return = full is not None and self._admission.may_return(session_id, unnamed=unnamed)
+        refusal = self._access.check_origin(request) or (None if may_return else full)
         if refusal is not None:
             return self._refuse(refusal)
         if not _is_upgrade(request):
@@ -157,7 +159,8 @@ class Gateway:
         identity = await self._access.identify(request)
         if isinstance(identity, Refusal):
             return self._refuse(identity)
-        refusal = self._has_too_many(identity)
+        is_return = may_return and await self._admission.is_return(session_id, identity, unnamed=unnamed)
+        refusal = self._admission.has_too_many(identity) or (None if is_return else full)
         if refusal is not None:
             return self._refuse(refusal)
         self._admitted[connection] = partial(self._make, serve, identity, is_return)
@@ -174,11 +177,12 @@ class Gateway:
         connection.must_resume = is_return
         return connection
 
-    def _route(self, path: str, request: Request) -> Callable[[Identity, ServerConnection], Connection] | Response:
-        """Which protocol is spoken at `path`."""
+    def _route(self, path: str, request: Request) -> Route | Response:
+        """Which protocol is spoken at `path`, and which session the client wants to continue, if it says so here."""
         shared = (self._registry, self._settings, self._metrics)
         if path == "/stream":
-            return lambda identity, socket: StreamConnection(socket, identity, *shared)
+            returning = stream.returning_session(request.path)
+            return (lambda identity, socket: StreamConnection(socket, identity, *shared)), returning
         if path.startswith(telephone.PREFIX):
             if not self._access.has_keys and not self._settings.telephony_without_keys:
                 return respond(HTTPStatus.NOT_FOUND, "telephony needs keys here: set STARLING_KEYS_FILE\n")
@@ -186,36 +190,8 @@ class Gateway:
                 call = telephone.parse(request.path, self._settings.languages)
             except InvalidMessageError as error:
                 return respond(HTTPStatus.BAD_REQUEST, f"{error}\n")
-            return lambda identity, socket: TelephoneConnection(call, socket, identity, *shared)
+            return (lambda identity, socket: TelephoneConnection(call, socket, identity, *shared)), call.session_id
         return respond(HTTPStatus.NOT_FOUND, f"there is nothing at {path}: WebSocket clients connect to /stream\n")
-
-    def _is_full(self) -> Refusal | None:
-        """Why no further session can be taken on, if so."""
-        text = None
-        if self._registry.is_draining:
-            text = "the server is draining: connect to another one"
-        elif len(self._open) >= self._settings.max_sessions:
-            text = f"all {self._settings.max_sessions} sessions are taken: try again"
-        elif self._inference.final_delay > self._settings.max_final_delay_s:
-            text = "the speech models are overloaded: try again"
-        return None if text is None else Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, RETRY_AFTER_S)
-
-    def _awaits_return(self) -> bool:
-        """Whether a connection past the limits may be that of a session which has lost its own and must stay well."""
-        if self._registry.is_draining:
-            return False
-        undecided = sum(connection.must_resume and not connection.is_begun for connection in self._open)
-        return undecided < self._registry.adrift
-
-    def _has_too_many(self, identity: Identity) -> Refusal | None:
-        """Why a key may not open one more connection, if so. Its sessions are counted when one begins."""
-        if identity.max_sessions is None:
-            return None
-        limit = 2 * identity.max_sessions + SPARE_CONNECTIONS
-        if sum(connection.identity.key_id == identity.key_id for connection in self._open) < limit:
-            return None
-        text = f"this key has {limit} connections open: close some"
-        return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, RETRY_AFTER_S)
 
     async def _issue_ticket(self, request: Request) -> Response:
         if request.method != "GET":
@@ -265,11 +241,20 @@ class Gateway:
         open_now = self._metrics.connections.labels(connection.protocol)
         self._open.add(connection)
         open_now.inc()
+        hurry = asyncio.get_running_loop().call_later(RETURN_TIMEOUT_S, _send_away_undecided, connection)
         try:
             await connection.run()
         finally:
+            hurry.cancel()
             self._open.discard(connection)
             open_now.dec()
+
+
+def _send_away_undecided(connection: Connection) -> None:
+    """Ends a connection that holds a place for a session that is to be resumed, and does not resume it."""
+    if connection.must_resume and not connection.is_begun:
+        text = f"the server is full, and no session was resumed within {RETURN_TIMEOUT_S:g} s: try again"
+        connection.end(Closing(CloseCode.OVERLOADED, text, retry_after_ms=RETRY_AFTER_S * 1000))
 
 
 def _is_upgrade(request: Request) -> bool:

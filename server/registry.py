@@ -76,6 +76,15 @@ class Registry:
         """How many sessions have lost their connection and may be resumed."""
         return sum(live.outbox is None and not live.is_over for live in self._live.values())
 
+    async def is_resumable(self, session_id: str, identity: Identity) -> bool:
+        """Whether the store has such a session of this key, alive; false where the store is out of reach."""
+        try:
+            known = await self._parts.sessions.peek(session_id)
+        except StoreError as error:
+            log.warning("session store out of reach", error=str(error))
+            return False
+        return isinstance(known, SessionState) and known.key_id == identity.key_id
+
     def start(self) -> None:
         """Begins to look after the sessions."""
         self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="session upkeep")

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as dial
@@ -235,11 +235,20 @@ class Session:
             await link.abort()
         return self._protocol.connection_lost(link.close_code, link.close_reason, clock())
 
+    @property
+    def _address(self) -> str:
+        """Where to connect; a session that goes on is named there, since a full server takes no others."""
+        if self._protocol.info is None:
+            return self.url
+        parts = urlsplit(self.url)
+        named = f"resume={quote(self._protocol.info.session_id, safe='')}"
+        return parts._replace(query=f"{parts.query}&{named}" if parts.query else named).geturl()
+
     async def _dial(self) -> ClientConnection:
         host = urlsplit(self.url).hostname or ""
         loopback = host in ("localhost", "::1") or host.startswith("127.")
         return await dial(
-            self.url,
+            self._address,
             additional_headers=self._headers,
             compression=None,
             open_timeout=self._policy.attempt_timeout_s,

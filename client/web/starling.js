@@ -286,7 +286,10 @@ export class StarlingSession extends EventTarget {
       }
       if (this.#isOver || number !== this.#attempts) return;
     }
-    const socket = new this.#options.WebSocket(this.#url, protocols);
+    const address = new URL(this.#url);
+    // A session that goes on is named here already: a server that is full takes no others.
+    if (this.#info !== null) address.searchParams.set("resume", this.#info.session_id);
+    const socket = new this.#options.WebSocket(address, protocols);
     socket.binaryType = "arraybuffer";
     const at = now();
     /** @type {Link} */

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import parse_qs
 
 import orjson
 
@@ -26,6 +27,7 @@ from server.session.messages import (
 )
 from server.session.settings import MAX_ENDPOINT_MS, MAX_SAMPLE_RATE, MIN_ENDPOINT_MS, MIN_SAMPLE_RATE
 from session_store.base import Final
+from session_store.codec import is_id
 
 MAX_LABEL = 200
 MAX_ID = 200
@@ -78,6 +80,12 @@ class End:
 
 
 Request = Start | Resume | Finalize | KeepAlive | End
+
+
+def returning_session(target: str) -> str | None:
+    """The session that a client wants to continue, as a request target such as ``/stream?resume=SESSION_ID`` says."""
+    given = parse_qs(target.partition("?")[2]).get("resume", [""])[-1]
+    return given if is_id(given) else None
 
 
 def parse(text: str | bytes, languages: frozenset[str]) -> Request:

@@ -83,6 +83,20 @@ async def test_connections_cut_anywhere_change_nothing_in_the_finals(server: Liv
     assert len(server.requests) > 3
 
 
+@pytest.mark.parametrize(("query", "resumed"), [("", "?resume=s1"), ("?tenant=a%20b", "?tenant=a%20b&resume=s1")])
+async def test_a_session_that_goes_on_is_named_before_the_upgrade(server: LiveServer, query: str, resumed: str) -> None:
+    def cut(socket: ServerConnection, count: int) -> None:
+        if count == 1:
+            socket.transport.abort()
+            raise ConnectionResetError
+
+    server.on_audio = cut
+    async with starling_client.connect(server.url + query, policy=QUICK) as live:
+        assert texts([event async for event in live.stream(WORDS)]) == TEXTS
+    assert live.info.session_id == "s1"
+    assert [request.path for request in server.requests] == [f"/stream{query}", f"/stream{resumed}"]
+
+
 async def test_a_server_that_forgets_all_but_its_store_changes_nothing(server: LiveServer) -> None:
     def restart(socket: ServerConnection, count: int) -> None:
         if count in (1, 3, 7, 12, 20):

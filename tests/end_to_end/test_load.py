@@ -17,7 +17,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy, random_cuts
-from tests.end_to_end.speaker import Speaker, frames, recite, speaking
+from tests.end_to_end.speaker import Heard, Speaker, frames, recite, speaking
 from tests.end_to_end.streams import PATIENT, Said, Transcript, paced, speech, transcribe
 from tests.server.inference.fake_triton import FakeTriton
 
@@ -86,6 +86,62 @@ async def test_late_finals_refuse_new_sessions_but_none_that_is_in(make_gateway:
         assert int((await refused(gateway.url)).response.headers["Retry-After"]) > 0
         fake.models["asr"].gate.set()
         assert (await speaker).said == plain.said
+
+
+async def test_a_session_of_another_gateway_gets_in_past_the_limit(
+    make_gateway: MakeGateway, undisturbed: list[Said]
+) -> None:
+    first = make_gateway(folder="first")
+    second = make_gateway(folder="second", state_dir=str(first.folder / "state"), max_sessions=1)
+    async with speaking(second.url) as local, FaultyProxy(first.port) as proxy:
+        await local.say({"type": "start"})
+        await local.next("session")
+        heard = Transcript()
+        speaker = asyncio.create_task(transcribe(proxy.url, words(), PATIENT, speed=6, into=heard, punctuate=False))
+        await heard.until(lambda heard: heard.partials > 1)
+        proxy.target = second.port
+        await asyncio.to_thread(first.kill)
+        await heard.until(lambda heard: heard.resumed > 0)
+        assert (await refused(second.url)).response.status_code == 503
+        assert (await refused(f"{second.url}?resume=0123456789abcdef")).response.status_code == 503
+        assert (await speaker).said == undisturbed
+        await local.say({"type": "end"})
+        assert (await local.listen()).code == 1000
+
+
+async def test_the_reserve_has_an_end_and_is_for_those_who_resume(make_gateway: MakeGateway) -> None:
+    gateway = make_gateway(max_sessions=1, resume_reserve=1)
+    async with speaking(gateway.url) as speaker:
+        await speaker.say({"type": "start"})
+        opened = await speaker.next("session")
+        named = f"{gateway.url}?resume={opened['session_id']}"
+        async with speaking(named) as silent:
+            assert (await refused(named)).response.status_code == 503
+            heard = await silent.listen()
+        await only_one_is_left(gateway, heard)
+        for sent in ({"type": "start"}, bytes(640)):
+            async with speaking(named) as new:
+                await new.say(sent)
+                heard = await new.listen()
+            await only_one_is_left(gateway, heard)
+        async with speaking(named) as again:
+            await again.say({"type": "resume", "token": opened["token"], "last_seq": -1, "from_offset": 0})
+            assert (await again.next("session"))["resumed"] is True
+            assert (await speaker.listen()).code == 4103
+            await again.say({"type": "end"})
+            assert (await again.listen()).code == 1000
+    await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0)
+    async with speaking(gateway.url):
+        assert (await refused(named)).response.status_code == 503, "the session is over"
+
+
+async def only_one_is_left(gateway: GatewayProcess, heard: Heard) -> None:
+    """Checks how a client was sent away that did not resume, and waits until its place is free."""
+    assert heard.code == 1013
+    [error] = heard.messages
+    assert error["code"] == 1013
+    assert error["retry_after_ms"] > 0
+    await asyncio.to_thread(gateway.wait_metric, 'starling_connections{protocol="stream"}', 1)
 
 
 async def admission(gateway: GatewayProcess) -> int:

@@ -11,6 +11,7 @@ from server.audio.codec import ENCODINGS, encode_alaw, encode_mulaw, make_decode
 from server.protocol import stream, telephone
 from server.session.messages import Error
 from server.session.settings import SessionSettings
+from session_store.codec import is_id
 
 LANGUAGES = frozenset({"en", "fr", "te", "auto"})
 MAX_ERROR_CHARS = 300
@@ -44,8 +45,10 @@ def stream_fields(data: bytes) -> None:
 
 
 def telephone_path(data: bytes) -> None:
-    """Any request target is a call with a short id and sensible values, or is refused."""
+    """Any request target is a call with a short id and sensible values, or is refused; it may name a session."""
     target = telephone.PREFIX + data.decode("latin-1")
+    named = stream.returning_session(target)
+    assert named is None or is_id(named)
     try:
         call = telephone.parse(target, LANGUAGES)
     except stream.InvalidMessageError as error:

@@ -414,6 +414,12 @@ test("frames are bounded and nothing is lost between them", async () => {
   assert.deepEqual(next.spoken, [...samples.subarray(50000), ...samples.subarray(0, 20000)]);
 });
 
+test("a session that goes on is named in the address, so that a full server takes it", async () => {
+  const { socket } = await live();
+  assert.equal(socket.url, "ws://server/stream");
+  assert.equal((await reconnect()).url, "ws://server/stream?resume=s1");
+});
+
 test("a ticket is fetched for each connection and goes into the subprotocol, not the address", async () => {
   let number = 0;
   const { socket } = await live({ ticket: async () => `t${++number}` });

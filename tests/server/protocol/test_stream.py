@@ -23,6 +23,7 @@ from server.protocol.stream import (
     encode,
     parse,
     resolve_language,
+    returning_session,
 )
 from server.session.messages import (
     Ack,
@@ -268,3 +269,22 @@ def test_languages(given: str, code: str | None) -> None:
 )
 def test_messages(message: Message, expected: dict[str, Any]) -> None:
     assert orjson.loads(encode(message)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("/stream", None),
+        ("/stream?", None),
+        ("/stream?resume=0123456789abcdef", "0123456789abcdef"),
+        ("/stream?tenant=x&resume=a&resume=b", "b"),
+        ("/stream?resume=call%2D1", "call-1"),
+        ("/stream?resume=", None),
+        ("/stream?resume=a%20b", None),
+        ("/stream?resume=a%00", None),
+        (f"/stream?resume={'x' * 129}", None),
+        ("/stream?Resume=a", None),
+    ],
+)
+def test_a_session_can_be_named_before_the_upgrade(target: str, named: str | None) -> None:
+    assert returning_session(target) == named
