@@ -45,8 +45,7 @@ class Outbox:
         held = [o for o in self._queue if not (isinstance(o.message, Final) and o.message.seq <= last_seq)]
         self._queue = deque([*first, *held])
         self._last_seq = max(last_seq, self._last_seq)
-        waiting = self._partial and self._partial.message
-        if isinstance(waiting, Partial) and waiting.seq <= self._last_seq:
+        if self._partial_seq <= self._last_seq:
             self._partial = None
         self._held = False
         self._ready.set()
@@ -66,7 +65,7 @@ class Outbox:
                 if message.seq <= self._last_seq:
                     return
                 self._last_seq = message.seq
-            if isinstance(message, Final | SpeechEnded):
+            if isinstance(message, SpeechEnded) or (isinstance(message, Final) and self._partial_seq <= message.seq):
                 self._partial = None
             if isinstance(message, Finalized | Done):
                 # These stand at a place in the audio: what was said up to there goes before them.
@@ -77,6 +76,11 @@ class Outbox:
                 self._queue.clear()
                 self.close(Closing(CloseCode.NOT_READING, f"{self._limit} messages wait to be read: read faster"))
         self._ready.set()
+
+    @property
+    def _partial_seq(self) -> int:
+        """The seq of the partial that waits; -1 if none does."""
+        return self._partial.message.seq if self._partial and isinstance(self._partial.message, Partial) else -1
 
     def close(self, closing: Closing) -> None:
         """Ends the connection once what is waiting has been sent; the first call counts."""

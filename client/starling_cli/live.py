@@ -73,7 +73,7 @@ class View:
             case Partial():
                 self.partial = event
                 self.lag_s = max(0.0, sent_s - event.end)
-            case Final():
+            case Final() if self.partial is not None and self.partial.seq <= event.seq:
                 self.partial = None
             case Reconnecting():
                 self.state = f"connection lost, attempt {event.attempt}"

@@ -66,6 +66,7 @@ class TextPrinter:
         self._line = LiveLine(sys.stdout)
         self._progress = ""
         self._partial = ""
+        self._partial_seq = -1
         self._note = ""
 
     def begin(self, name: str) -> None:
@@ -86,9 +87,10 @@ class TextPrinter:
         """Print an event."""
         match event:
             case Partial():
-                self._partial = printable(event.text)
+                self._partial, self._partial_seq = printable(event.text), event.seq
             case Final():
-                self._partial = ""
+                if self._partial_seq <= event.seq:
+                    self._partial = ""
                 if event.text:
                     self._line.finish(printable(event.text))
             case Reconnecting():

@@ -32,6 +32,18 @@ class OwedFinal:
     number: int = 0
     """The punctuation job or the store ticket that is awaited."""
 
+    @property
+    def will_come(self) -> bool | None:
+        """Whether there will be a final, as a segment in which nothing was said has none; None while that is open."""
+        if self.segment.promised or self.stage is not Stage.DECODING:
+            return True
+        if not self.segment.is_decoded:
+            return None
+        if self.segment.says_something:
+            return True
+        # Partials of it are out that are still to be taken back, under the seq that would be the next one's.
+        return None if self.segment.shown else False
+
 
 @dataclass(frozen=True, slots=True)
 class OwedAck:

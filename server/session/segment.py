@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from server.session.commands import NO_TOKENS, Decode
 from server.session.hypothesis import StablePrefix
 from server.session.settings import RATE, VAD_WINDOW, Policy
+from server.session.text import bare
 
 ENERGY_FRAME = 320
 """Samples of one loudness value when the quietest point is looked for: 20 ms."""
@@ -104,6 +105,16 @@ class Segment:
     def text_language(self) -> str:
         """The language that the words are in, as far as is known."""
         return (self.final and self.final[1].language) or self.heard_language or self.language
+
+    @property
+    def is_decoded(self) -> bool:
+        """Its final's hypothesis is there and no other is awaited."""
+        return self.final is not None and self.job is None
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there are words in the decode of the whole segment."""
+        return self.final is not None and bool(bare(self.final[1].text))
 
     def is_due(self, detected: int) -> bool:
         """Enough new speech for another partial, given the audio that voice activity has judged."""

@@ -160,7 +160,7 @@ class Session:
         """The newest window for the partial that was wanted; None if nothing is to be decoded any more."""
         self._wants_partial = False
         segment = self._open
-        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._owed:
+        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._open_seq is None:
             return None
         end = self._chain.audio_end
         kind = Kind.PARTIAL
@@ -227,8 +227,11 @@ class Session:
             return []
         mark = FinalizeMark(self.received - self._skip, identifier)
         if self._skip == 0:
-            self._add_mark(mark)
-            self._add_fence(mark, now)
+            # Said again on a new connection it is known, and answered once more if the answer was given already.
+            if mark not in self._marks:
+                self._add_mark(mark)
+            if mark not in self._fences or mark.id is None:
+                self._add_fence(mark, now)
         elif mark not in self._fences:
             # Said again with audio that was heard before: the segment ended there then, the answer was lost.
             self._owed.append(OwedFinalized(identifier, mark.offset))
@@ -424,9 +427,9 @@ class Session:
 
     def _want_partial(self, now: float) -> None:
         segment = self._open
-        if segment is None or self._wants_partial or self._owed or not self.settings.partials:
+        if segment is None or self._wants_partial or not self.settings.partials or self._segmenter.is_quiet:
             return
-        if not self._segmenter.is_quiet and segment.is_due(self._chain.detected):
+        if segment.is_due(self._chain.detected) and self._open_seq is not None:
             self._wants_partial = True
             self._out.append(WantPartial(self._arrival(segment.covered, now)))
 
@@ -434,15 +437,26 @@ class Session:
         return self._arrivals.at(self._chain.input_offset(position), now)
 
     def _send_partial(self, segment: Segment, job: Job, now: float) -> None:
-        text = segment.prefix.text
-        if text == segment.shown or not self.settings.partials or self._owed:
+        text, seq = segment.prefix.text, self._open_seq
+        if text == segment.shown or not self.settings.partials or seq is None:
             return
         segment.shown, segment.promised = text, segment.prefix.stable
         end = self._chain.seconds(job.end)
-        partial = Partial(text, segment.text_language, self.next_seq, segment.start_s, end, segment.prefix.stable)
+        partial = Partial(text, segment.text_language, seq, segment.start_s, end, segment.prefix.stable)
         self._send(partial, since=self._arrival(job.news, now))
 
     # --- promises
+
+    @property
+    def _open_seq(self) -> int | None:
+        """The seq of the open segment's final; None while that hangs on whether one that is owed says anything.
+
+        So partials go on while a final before them is punctuated or waits for a store that is away.
+        """
+        ahead = [owed for owed in self._owed if isinstance(owed, OwedFinal) and owed.stage is not Stage.STORING]
+        if any(owed.will_come is None for owed in ahead):
+            return None
+        return self.next_seq + sum(owed.will_come is True for owed in ahead)
 
     def _settle(self, now: float) -> None:
         """Carries out what is owed, as far as the oldest promise allows."""
@@ -450,7 +464,7 @@ class Session:
             owed = self._owed[0]
             if isinstance(owed, OwedFinal):
                 self._decode_waiting(owed.segment)
-                if owed.stage is not Stage.DECODING or owed.segment.final is None or owed.segment.job is not None:
+                if owed.stage is not Stage.DECODING or not owed.segment.is_decoded:
                     return
                 if not self._begin_final(owed):
                     return
@@ -541,7 +555,7 @@ class Session:
     # --- control
 
     def _add_mark(self, mark: LanguageMark | FinalizeMark) -> None:
-        if len(self._marks) >= MAX_MARKS:
+        if max(len(self._marks), len(self._fences)) >= MAX_MARKS:
             raise TooManyMarksError(f"more than {MAX_MARKS} control messages wait for their audio: send fewer")
         insort(self._marks, mark, key=attrgetter("offset"))
         self._out.append(Store(self._number(), self.state(), None))

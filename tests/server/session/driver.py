@@ -86,15 +86,17 @@ class Rules:
         self._durable = durable
         self._next_seq = session.next_seq
         self._speaking = False
-        self._shown = ""
-        self._stable: tuple[int, str] = (-1, "")
+        self._shown: tuple[int, str] = (-1, "")
+        self._stable: dict[int, tuple[float, str]] = {}
+        """By seq: where its partials say that the segment starts, and what they promised."""
         self._end_s = 0.0
         self.acked = session.state().acked
         self.is_done = False
 
     def reattached(self) -> None:
         """A new connection has seen no partial, and perhaps no `done`."""
-        self._shown = ""
+        self._shown = (-1, "")
+        self._stable.clear()
         self.is_done = False
 
     def observe(self, message: Message) -> None:
@@ -123,18 +125,21 @@ class Rules:
 
     def _partial(self, message: Partial) -> None:
         assert self._session.settings.partials
-        assert message.seq == self._next_seq, "a partial is of the segment behind the last final"
-        assert message.text != self._shown
+        assert self._next_seq <= message.seq, "a partial of a final that was sent"
+        assert (message.seq, message.text) != self._shown
         assert self._speaking or not message.text, "a partial in silence"
         assert message.text == bare(message.text) == message.text.lower()
         assert 0 <= message.stable <= len(message.text)
         assert message.start <= message.end
-        seq, stable = self._stable
-        if message.seq == seq:
-            assert message.stable >= len(stable)
-            assert message.text.startswith(stable)
-        self._shown = message.text
-        self._stable = (message.seq, message.text[: message.stable])
+        start, stable = self._stable.get(message.seq, (message.start, ""))
+        assert message.start == start, "two segments under one seq"
+        assert message.stable >= len(stable)
+        assert message.text.startswith(stable)
+        self._shown = (message.seq, message.text)
+        if message.text:
+            self._stable[message.seq] = (message.start, message.text[: message.stable])
+        else:
+            self._stable.pop(message.seq, None)
 
     def _final(self, final: Final) -> None:
         assert final.seq == self._next_seq
@@ -142,7 +147,9 @@ class Rules:
         assert self._end_s <= final.start + 0.0011
         assert final.start <= final.end
         self._next_seq += 1
-        self._shown, self._end_s = "", final.end
+        start, _ = self._stable.pop(final.seq, (final.start, ""))
+        assert abs(start - final.start) < 0.0011, "the partials under a seq were of another segment than its final"
+        self._end_s = final.end
 
 
 class Shell:
@@ -242,13 +249,13 @@ class Shell:
         """The session hears of a write that is safe."""
         self.do(self.session.stored(self.applied.pop(index).ticket, self.now))
 
-    def due(self) -> list[Callable[[], None]]:
+    def due(self, *, store_is_away: bool = False) -> list[Callable[[], None]]:
         """All answers that could come now, in any order; writes become safe one after the other."""
         return [
             *(partial(self.detect, i) for i in range(len(self.detections))),
             *(partial(self.decode, i) for i in range(len(self.decodes))),
             *(partial(self.punctuate, i) for i in range(len(self.punctuations))),
-            *([self.apply_store] if self.stores else []),
+            *([self.apply_store] if self.stores and not store_is_away else []),
             *(partial(self.answer_store, i) for i in range(len(self.applied))),
             *([self.take_partial] if self.wants_partial else []),
         ]
@@ -261,9 +268,9 @@ class Shell:
                 return True
         return False
 
-    def settle(self, chance: random.Random | None = None) -> None:
+    def settle(self, chance: random.Random | None = None, *, store_is_away: bool = False) -> None:
         """Answers until nothing is asked: at once and in order, or by chance."""
-        while actions := self.due():
+        while actions := self.due(store_is_away=store_is_away):
             (chance.choice(actions) if chance else actions[0])()
 
     def partials(self) -> list[Partial]:
@@ -385,9 +392,11 @@ class Host:
 class Client:
     """Says a script over any number of connections, and checks what it is told over all of them."""
 
-    def __init__(self, said: Script, host: Host) -> None:
+    def __init__(self, said: Script, host: Host, *, repeats_all: bool = False) -> None:
+        """On a resume it says all controls behind the offset again, or only those that the server may not have."""
         self.script = said
         self.host = host
+        self._repeats_all = repeats_all
         self.acked = 0
         self.finals: list[Final] = []
         self.answered: set[str] = set()
@@ -425,13 +434,13 @@ class Client:
             case _:
                 shell.do(shell.session.end(shell.now))
 
-    def resume(self, from_offset: int, *, all_controls: bool) -> None:
-        """Connects again. Sends again all controls behind `from_offset`, or those that the server may not have."""
+    def resume(self, from_offset: int) -> None:
+        """Connects again."""
         for message in self.host.resume(from_offset, len(self.finals) - 1):
             self._read(message)
         wanted = self.host.live.session.received
         self.cursor = from_offset * self.script.width
-        if all_controls:
+        if self._repeats_all:
             self.todo = deque(c for c in self.script.controls if c.offset >= from_offset)
             return
         # As the Python client does it: what lies before the offset wanted was heard, but for the language.

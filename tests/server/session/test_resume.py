@@ -24,13 +24,13 @@ def break_off(client: Client, chance: random.Random, *, crash: bool) -> None:
     # From the last acknowledgement seen, or from the stored offset, or from anywhere before either.
     stored = client.host.durable.state.acked
     at = chance.choice((client.acked, stored, chance.randint(0, max(0, min(stored, client.acked)))))
-    client.resume(at, all_controls=chance.random() < 0.5)
+    client.resume(at)
 
 
 def survives(said: Script, seed: int) -> None:
     chance = random.Random(seed)
     expected = undisturbed(said)
-    client = Client(said, Host(said.settings, QUICK))
+    client = Client(said, Host(said.settings, QUICK), repeats_all=chance.random() < 0.5)
     breaks = chance.randrange(1, 8)
     while not client.host.durable.deleted:
         if client.has_more:

@@ -127,7 +127,7 @@ def test_a_final_and_its_ack_wait_for_the_store() -> None:
     assert not shell.session.owes
 
 
-def test_no_partial_while_a_final_is_owed() -> None:
+def test_no_partial_while_it_is_open_whether_an_owed_segment_says_anything() -> None:
     shell = begin(policy=EAGER)
     hear(shell, ("Anna", 400), (SILENCE, 600), ("the", 600), settle=False)
     while shell.detections:
@@ -138,17 +138,51 @@ def test_no_partial_while_a_final_is_owed() -> None:
     assert [p.seq for p in shell.partials()][-1] == 1
 
 
-def test_an_early_decode_shows_nothing_while_a_final_is_owed() -> None:
-    shell = begin(PLAIN)
-    hear(shell, ("Anna", 400), (SILENCE, 640), ("the", 300), (SILENCE, 160), settle=False)
+def test_partials_go_on_while_the_store_is_away() -> None:
+    shell = begin(policy=EAGER)
+    for sound in (("Anna", 400), (SILENCE, 600), (MURMUR, 600), (SILENCE, 600), ("the", 600), (SILENCE, 600)):
+        hear(shell, sound, settle=False)
+        shell.settle(store_is_away=True)
+    hear(shell, ("Tokyo", 600), settle=False)
+    shell.settle(store_is_away=True)
+    assert shell.finals() == []
+    # The murmur says nothing and takes no seq.
+    assert {p.seq for p in shell.partials()} == {0, 1, 2}
+    shell.settle()
+    assert [final.seq for final in shell.finals()] == [0, 1]
+
+
+def test_partials_go_on_while_a_final_is_decoded_that_is_sure_to_come() -> None:
+    shell = begin(policy=EAGER)
+    hear(shell, ("Anna", 1500))
+    assert shell.partials()[-1].stable
+    hear(shell, (SILENCE, 600), ("the", 600), settle=False)
     while shell.detections:
         shell.detect()
-    [_, early] = shell.decodes
-    shell.decode(1)
-    assert early.job not in shell.partial_jobs
-    assert shell.partials() == []
+    shell.take_partial()
+    shell.decode(-1)
+    assert shell.partials()[-1].seq == 1
+    assert shell.finals() == []
+
+
+def test_what_is_still_to_be_taken_back_holds_the_seq() -> None:
+    shell = begin(PLAIN, EAGER)
+    hear(shell, ("Anna", 400), (SILENCE, 600), settle=False)
+    shell.settle(store_is_away=True)
+    hear(shell, (GHOST, 380), settle=False)
+    while shell.detections:
+        shell.detect()
+    shell.take_partial()
+    shell.decode()
+    assert [(p.seq, p.text) for p in shell.partials()][-1] == (1, "ghosth")
+    hear(shell, (GHOST, 500), (SILENCE, 600), ("the", 600), settle=False)
+    while shell.detections:
+        shell.detect()
+    while shell.decodes:
+        shell.decode()
+    assert not shell.wants_partial
     shell.settle()
-    assert texts(shell) == ["annai"]
+    assert [(p.seq, p.text[:3]) for p in shell.partials()][-2:] == [(1, ""), (1, "the")]
 
 
 def test_partials_are_wanted_every_hop_and_for_the_oldest_sample() -> None:
@@ -553,11 +587,11 @@ def test_a_control_stored_behind_a_final_does_not_bring_the_segment_back() -> No
 
 def test_too_many_controls() -> None:
     shell = begin()
-    for _ in range(MAX_MARKS):
-        finalize(shell)
+    for number in range(MAX_MARKS):
+        finalize(shell, f"f{number}")
     before = len(shell.log)
     with pytest.raises(TooManyMarksError, match="send fewer"):
-        finalize(shell)
+        finalize(shell, "one more")
     with pytest.raises(TooManyMarksError):
         shell.session.set_language("fr")
     assert len(shell.log) == before

@@ -26,12 +26,15 @@ class Anything(RuleBasedStateMachine):
         partials=st.booleans(),
         punctuate=st.booleans(),
         with_words=st.booleans(),
+        repeats_all=st.booleans(),
     )
-    def begin(self, rate: int, encoding: str, partials: bool, punctuate: bool, with_words: bool) -> None:
+    def begin(
+        self, rate: int, encoding: str, partials: bool, punctuate: bool, with_words: bool, repeats_all: bool
+    ) -> None:
         chosen = SessionSettings(sample_rate=rate, encoding=encoding, partials=partials, punctuate=punctuate)
         self.script = Script(chosen, [], [])
         self.host = Host(chosen, QUICK, with_words=with_words)
-        self.client = Client(self.script, self.host)
+        self.client = Client(self.script, self.host, repeats_all=repeats_all)
         self.names = 0
         self.has_ghosts = False
 
@@ -78,15 +81,14 @@ class Anything(RuleBasedStateMachine):
         applied=st.integers(0, 2),
         read=st.integers(0, 4),
         share=st.floats(0, 1),
-        all_controls=st.booleans(),
     )
-    def break_off(self, crash: bool, applied: int, read: int, share: float, all_controls: bool) -> None:
+    def break_off(self, crash: bool, applied: int, read: int, share: float) -> None:
         self.client.read(read)
         if crash:
             self.host.crash(applied)
         stored = self.host.durable.state.acked
         at = max(self.client.acked, stored) if share > 0.5 else int(2 * share * min(self.client.acked, stored))
-        self.client.resume(min(at, self.script.end_of_audio // self.script.width), all_controls=all_controls)
+        self.client.resume(min(at, self.script.end_of_audio // self.script.width))
         while self.client.has_more:
             self.client.send(4000)
 
