@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from server import tracing
-from server.audio.vad import VadOverloadedError, VadService, VadState
+from server.audio.vad import Result, VadOverloadedError, VadService, VadState
 from server.inference.service import Inference
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
@@ -147,6 +147,11 @@ class LiveSession:
         """Waits until no final is due and all that is due to the stores is in them."""
         await self._until(lambda: not self.session.owes and not self._stores)
 
+    @property
+    def has_room(self) -> bool:
+        """More audio is wanted."""
+        return self._room.is_set()
+
     async def room(self) -> None:
         """Waits until more audio is wanted."""
         await self._room.wait()
@@ -214,7 +219,7 @@ class LiveSession:
             case Send():
                 self._send(command)
             case DetectVoice():
-                self._spawn(self._detect(command), "voice activity")
+                self._detect(command)
             case WantPartial():
                 inference.want_partial(self, command.since, self.language)
             case Decode():
@@ -272,17 +277,26 @@ class LiveSession:
 
         task.add_done_callback(finished)
 
-    async def _detect(self, command: DetectVoice) -> None:
+    def _detect(self, command: DetectVoice) -> None:
         state = command.state if isinstance(command.state, VadState) else VadState.initial()
         asked = self._loop.time()
+
+        def answer(outcome: Result | Exception) -> None:
+            if self.is_over:
+                return
+            if isinstance(outcome, Exception):
+                self.fail(outcome, "voice activity")
+                return
+            probabilities, after = outcome
+            now = self._loop.time()
+            self._parts.metrics.vad.observe(now - asked)
+            self.do(self.session.voice, command.epoch, probabilities.tolist(), after, now)
+
         try:
-            probabilities, after = await self._parts.vad.detect(state, command.samples)
+            self._parts.vad.submit(state, command.samples, answer)
         except VadOverloadedError as error:
-            self.over(Closing(CloseCode.OVERLOADED, f"overloaded: {error}", retry_after_ms=2000))
-            return
-        now = self._loop.time()
-        self._parts.metrics.vad.observe(now - asked)
-        self.do(self.session.voice, command.epoch, probabilities.tolist(), after, now)
+            # Not in the midst of what the core wants: the rest of it must not begin behind the end.
+            self._loop.call_soon(self.over, Closing(CloseCode.OVERLOADED, f"overloaded: {error}", retry_after_ms=2000))
 
     async def _punctuate(self, command: Punctuate) -> None:
         with tracing.step(self, "punctuate"):

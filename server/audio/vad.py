@@ -7,12 +7,15 @@ samples before it, and carries an LSTM's state from one to the next.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from queue import SimpleQueue
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,10 @@ _STEPS_AT_ONCE: Final = 16
 _WINDOWS_AT_ONCE: Final = 256
 """Bounds of one run of the model: about 10 MB of scratch memory and 4 ms."""
 _OUTPUTS: Final = ["speech", "next_hidden", "next_cell"]
+_MEMORY_BYTES: Final = 2 * HIDDEN * 4
+_CONTEXT_BYTES: Final = CONTEXT * 2
+
+log = logging.getLogger(__name__)
 
 Probabilities = NDArray[np.float32]
 Samples = NDArray[np.int16]
@@ -45,26 +52,32 @@ class VadFailedError(RuntimeError):
     """The model failed on the batch this audio was in; the cause is chained. Sending it again may work."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class VadState:
-    """What the model remembers of a stream. Opaque; never changed in place.
+    """What the model remembers of a stream. Opaque.
+
+    Bytes instead of arrays: a whole batch of them is joined, and cut apart again, at a fraction of the cost.
 
     Attributes:
         memory: the LSTM's hidden and cell state, float32, shape (2, 128).
         context: the last 64 samples, int16.
     """
 
-    memory: NDArray[np.float32]
-    context: Samples
+    memory: bytes
+    context: bytes
 
     @staticmethod
     def initial() -> VadState:
         """The state at the start of a stream."""
-        return VadState(np.zeros((2, HIDDEN), np.float32), np.zeros(CONTEXT, np.int16))
+        return _INITIAL
 
+
+_INITIAL: Final = VadState(bytes(_MEMORY_BYTES), bytes(_CONTEXT_BYTES))
 
 Job = tuple[VadState, Samples]
 Result = tuple[Probabilities, VadState]
+Answer = Callable[[Result | Exception], None]
+"""Takes what became of a job, on the event loop; an exception is one of `VadClosedError` and `VadFailedError`."""
 
 
 def check_samples(samples: Samples) -> None:
@@ -117,13 +130,9 @@ class VoiceDetector:
 
     def _detect_equal(self, jobs: Sequence[Job], steps: int) -> list[Result]:
         """Detects in jobs of `steps` windows each."""
-        heard = np.empty((len(jobs), CONTEXT + steps * WINDOW), np.int16)
-        memory = np.empty((2, len(jobs), HIDDEN), np.float32)
-        for row, (state, samples) in enumerate(jobs):
-            heard[row, :CONTEXT] = state.context
-            heard[row, CONTEXT:] = samples
-            memory[:, row] = state.memory
-        hidden, cell = memory[:1], memory[1:]
+        heard = _rows([part for state, samples in jobs for part in (state.context, samples)], np.int16, len(jobs))
+        memory = _rows([state.memory for state, _ in jobs], np.float32, len(jobs))
+        hidden, cell = (np.ascontiguousarray(half)[None] for half in np.split(memory, 2, axis=1))
         speech = np.empty((len(jobs), steps), np.float32)
         for first in range(0, steps, _STEPS_AT_ONCE):
             count = min(_STEPS_AT_ONCE, steps - first)
@@ -134,20 +143,28 @@ class VoiceDetector:
             feeds = {"windows": windows, "hidden": hidden, "cell": cell}
             probabilities, hidden, cell = self._session.run(_OUTPUTS, feeds)
             speech[:, first : first + count] = probabilities.T
-        memory = np.concatenate([hidden, cell])
-        context = heard[:, -CONTEXT:]
-        # Copies, so that no stream keeps the arrays of its whole batch alive.
-        return [(speech[row].copy(), VadState(memory[:, row].copy(), context[row].copy())) for row in range(len(jobs))]
+        # Pieces of bytes are copies, so that no stream keeps the memory of its whole batch alive.
+        memories = _cut(np.concatenate([hidden[0], cell[0]], axis=1), _MEMORY_BYTES)
+        contexts = _cut(heard[:, -CONTEXT:], _CONTEXT_BYTES)
+        return list(zip(speech, map(VadState, memories, contexts), strict=True))
 
 
-_Waiting = tuple[Job, asyncio.Future[Result]]
+def _rows(parts: Sequence[Any], dtype: type[np.generic], rows: int) -> NDArray[Any]:
+    """What lies in `parts`, bytes and arrays, as an array of so many rows."""
+    return np.frombuffer(b"".join(parts), dtype).reshape(rows, -1)
+
+
+def _cut(array: NDArray[Any], size: int) -> list[bytes]:
+    """The rows of an array, `size` bytes each."""
+    whole = array.tobytes()
+    return [whole[start : start + size] for start in range(0, len(whole), size)]
 
 
 class VadService:
     """Voice activity for many sessions, computed in one thread: what waits while a batch is computed is the next batch.
 
-    All of its state belongs to the event loop; the thread sees only batches. ONNX Runtime releases the GIL while it
-    computes, so the loop runs on.
+    All of its state belongs to the event loop that it is used on; the thread sees only batches. ONNX Runtime releases
+    the GIL while it computes, so the loop runs on.
 
     Args:
         detector: the model; this service is its only user.
@@ -156,87 +173,138 @@ class VadService:
         max_waiting: limit of the windows that wait, over all sessions. A single job may be larger.
     """
 
-    def __init__(self, detector: VoiceDetector, *, gather_ms: float = 5.0, max_waiting: int = 16384) -> None:
+    def __init__(self, detector: VoiceDetector, *, gather_ms: float = 10.0, max_waiting: int = 16384) -> None:
         self._detector = detector
         self._gather_s = gather_ms / 1000
         self._max_waiting = max_waiting
-        self._waiting: list[_Waiting] = []
+        self._jobs: list[Job] = []
+        self._answers: list[Answer] = []
+        """Those to the jobs that wait."""
         self._waiting_windows = 0
-        self._thread = ThreadPoolExecutor(1, "voice-activity")
-        self._batches: asyncio.Task[None] | None = None
+        self._in_work: list[Answer] = []
+        """Those to the batch that the thread has."""
+        self._is_idle = asyncio.Event()
+        """The thread has no batch."""
+        self._is_idle.set()
+        self._is_due = False
+        """What waits has waited long enough."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._batches: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._closed = False
 
-    async def detect(self, state: VadState, samples: Samples) -> Result:
-        """Returns the probabilities of the k windows in `samples`, shape (k * 512,), and the next state.
-
-        `samples` must not change until then. Cancelling the caller harms no other.
+    def submit(self, state: VadState, samples: Samples, answer: Answer) -> None:
+        """Has `answer` called with the probabilities of the k windows in `samples`, shape (k * 512,), and the next
+        state, or with the reason why not. It is called later and once; `samples` must not change until then.
 
         Raises:
             ValueError: `samples` is no whole number of windows.
             VadOverloadedError: too many windows wait already.
-            VadClosedError: the service is or was closed.
-            VadFailedError: the model failed.
+            VadClosedError: the service was closed.
         """
         check_samples(samples)
         if self._closed:
             raise VadClosedError("voice activity is closed")
         windows = samples.size // WINDOW
-        if self._waiting and self._waiting_windows + windows > self._max_waiting:
+        if self._jobs and self._waiting_windows + windows > self._max_waiting:
             raise VadOverloadedError(
                 f"{self._waiting_windows} windows wait for voice activity, the limit is {self._max_waiting}: "
                 "send slower, or to a server with fewer sessions"
             )
-        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append(((state, samples), result))
+        self._jobs.append((state, samples))
+        self._answers.append(answer)
         self._waiting_windows += windows
-        if self._batches is None:
-            self._batches = asyncio.create_task(self._run_batches(), name="voice-activity")
+        if self._timer is None and not self._is_due:
+            self._timer = self._started_loop().call_later(self._gather_s, self._on_timer)
+
+    async def detect(self, state: VadState, samples: Samples) -> Result:
+        """As `submit`, for one who waits; cancelling the caller harms no other.
+
+        Raises:
+            ValueError, VadOverloadedError, VadClosedError: as `submit`.
+            VadFailedError: the model failed.
+        """
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+        def answer(outcome: Result | Exception) -> None:
+            if result.done():
+                return
+            if isinstance(outcome, Exception):
+                result.set_exception(outcome)
+            else:
+                result.set_result(outcome)
+
+        self.submit(state, samples, answer)
         return await result
 
     async def close(self) -> None:
         """Lets the batch in work finish, fails what waits, and ends the thread. May be called again."""
         self._closed = True
-        _fail(self._take(), VadClosedError)
-        if self._batches is not None:
-            # Not awaited itself: cancelling close() must not cancel the batch that others wait for.
-            await asyncio.wait([self._batches])
-        self._thread.shutdown()
+        if self._timer is not None:
+            self._timer.cancel()
+        _, answers = self._take()
+        _answer_all(answers, [VadClosedError("voice activity was closed") for _ in answers])
+        await self._is_idle.wait()
+        if self._thread is not None:
+            self._batches.put(None)
+            self._thread.join()
+            self._thread = None
 
-    async def _run_batches(self) -> None:
+    def _started_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = loop = asyncio.get_running_loop()
+            # A daemon: a loop that was torn down with a batch in work must not keep the process.
+            self._thread = threading.Thread(target=self._compute, args=(loop,), name="voice-activity", daemon=True)
+            self._thread.start()
+        return self._loop
+
+    def _on_timer(self) -> None:
+        self._timer, self._is_due = None, True
+        if self._is_idle.is_set():
+            self._send()
+
+    def _send(self) -> None:
+        """Gives the thread what waits."""
+        jobs, self._in_work = self._take()
+        self._is_idle.clear()
+        self._batches.put(jobs)
+
+    def _take(self) -> tuple[list[Job], list[Answer]]:
+        taken = self._jobs, self._answers
+        self._jobs, self._answers, self._waiting_windows, self._is_due = [], [], 0, False
+        return taken
+
+    def _compute(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the thread: one batch after the other."""
+        while (jobs := self._batches.get()) is not None:
+            outcomes: Sequence[Result | Exception]
+            try:
+                outcomes = self._detector.detect(jobs)
+            except Exception as error:
+                outcomes = [_failed(error) for _ in jobs]
+            # The loop may have been torn down meanwhile; then nobody waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._landed, outcomes)
+
+    def _landed(self, outcomes: Sequence[Result | Exception]) -> None:
+        answers, self._in_work = self._in_work, []
+        self._is_idle.set()
+        if self._is_due:
+            self._send()
+        _answer_all(answers, outcomes)
+
+
+def _failed(cause: Exception) -> VadFailedError:
+    # One for each job: they gather tracebacks in different places.
+    error = VadFailedError(f"voice activity failed: {cause}")
+    error.__cause__ = cause
+    return error
+
+
+def _answer_all(answers: Sequence[Answer], outcomes: Sequence[Result | Exception]) -> None:
+    for answer, outcome in zip(answers, outcomes, strict=True):
         try:
-            await asyncio.sleep(self._gather_s)
-            while batch := self._take():
-                await self._run(batch)
-                await asyncio.sleep(self._gather_s)
-        finally:
-            _fail(self._take(), VadClosedError)
-            self._batches = None
-
-    async def _run(self, batch: list[_Waiting]) -> None:
-        jobs = [job for job, _ in batch]
-        try:
-            results = await asyncio.get_running_loop().run_in_executor(self._thread, self._detector.detect, jobs)
-        except asyncio.CancelledError:
-            # The loop is being torn down.
-            _fail(batch, VadClosedError)
-            raise
-        except Exception as error:
-            _fail(batch, VadFailedError, error)
-            return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
-
-    def _take(self) -> list[_Waiting]:
-        batch = [entry for entry in self._waiting if not entry[1].done()]
-        self._waiting, self._waiting_windows = [], 0
-        return batch
-
-
-def _fail(batch: Sequence[_Waiting], kind: type[RuntimeError], cause: Exception | None = None) -> None:
-    for _, future in batch:
-        if not future.done():
-            # One exception each: they gather tracebacks in different callers.
-            error = kind(f"voice activity failed: {cause}" if cause else "voice activity was closed")
-            error.__cause__ = cause
-            future.set_exception(error)
+            answer(outcome)
+        except Exception:
+            log.exception("an answer about voice activity was not taken")
