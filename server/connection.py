@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, ConnectionClosedOK
 
 from server.config import Settings
+from server.direct import DirectSocket, Taker
 from server.live import TAKEN_OVER, LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
@@ -44,6 +45,7 @@ class Connection(ABC):
     def __init__(
         self, socket: ServerConnection, identity: Identity, registry: Registry, settings: Settings, metrics: Metrics
     ) -> None:
+        assert isinstance(socket, DirectSocket), "the listener makes no other"
         self._socket = socket
         self._identity = identity
         self._registry = registry
@@ -79,9 +81,7 @@ class Connection(ABC):
             self._outbox.close(closing)
             await writer
         except Exception as fault:
-            self._metrics.faults.labels("connection").inc()
-            log.error("connection failed", exc_info=fault)
-            self._outbox.close(Closing(CloseCode.INTERNAL, "internal fault: resume the session", retry_after_ms=500))
+            self._fail(fault)
             await writer
         finally:
             self._watchdog.cancel()
@@ -101,6 +101,11 @@ class Connection(ABC):
         """There is a session on it."""
         return self._live is not None
 
+    def _fail(self, fault: Exception) -> None:
+        self._metrics.faults.labels("connection").inc()
+        log.error("connection failed", exc_info=fault)
+        self._outbox.close(Closing(CloseCode.INTERNAL, "internal fault: resume the session", retry_after_ms=500))
+
     def end(self, closing: Closing) -> None:
         """Closes the connection, from outside."""
         self._outbox.close(closing)
@@ -117,8 +122,9 @@ class Connection(ABC):
 
     # --- reading
 
-    async def _receive(self) -> str | bytes:
-        frame = await self._socket.recv()
+    async def _receive(self, take: Taker | None = None) -> str | bytes:
+        """Waits for the next frame that `take`, called for audio as it arrives, does not take."""
+        frame = await self._socket.receive(take)
         self._heard = self._loop.time()
         if self._live is not None and self._live.outbox is not self._outbox:
             # What was still under way here must not get between the frames of the connection that has taken over.
@@ -130,6 +136,22 @@ class Connection(ABC):
         self._live = live
         self._seconds_per_byte = 1 / (SAMPLE_BYTES[live.session.settings.encoding] * live.session.settings.sample_rate)
         return live
+
+    def _take(self, frame: bytes) -> bool:
+        """Takes audio while the reader waits for something else; what it may not take wakes the reader up."""
+        live = self._live
+        if live is None or live.outbox is not self._outbox:
+            return False
+        self._heard = self._loop.time()
+        try:
+            self._audio(live, frame)
+        except Closing as closing:
+            self._outbox.close(closing)
+        except Exception as fault:
+            self._fail(fault)
+        if self._outbox.closing is not None or not live.has_room:
+            self._socket.take_no_more()
+        return True
 
     def _audio(self, live: LiveSession, frame: bytes) -> None:
         self._metrics.frames.inc()

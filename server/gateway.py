@@ -20,6 +20,7 @@ from server.admission import RETRY_AFTER_S, Admission
 from server.auth import SUBPROTOCOL, Access, Refusal, Ticket
 from server.config import Settings
 from server.connection import Connection
+from server.direct import DirectSocket
 from server.inference.service import Inference
 from server.metrics import Metrics
 from server.pages import Pages
@@ -99,6 +100,7 @@ class Gateway:
             reuse_port=self._settings.workers > 1,
             process_request=self._answer,
             process_response=self._harden,
+            create_connection=DirectSocket,
             select_subprotocol=_select_subprotocol,
             compression=None,  # 14 KiB a connection instead of 47, and audio does not compress
             max_size=self._settings.max_frame_bytes,

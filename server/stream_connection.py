@@ -22,13 +22,12 @@ class StreamConnection(Connection):
     async def _read(self) -> None:
         live = await self._open(await self._receive())
         while True:
-            frame = await self._receive()
+            frame = await self._receive(self._take)
             if isinstance(frame, bytes):
                 self._audio(live, frame)
             else:
                 self._control(live, frame)
-            if not live.session.wants_audio:
-                await live.room()
+            await live.room()
 
     async def _open(self, first: str | bytes) -> LiveSession:
         """Understands the first message and begins or resumes the session that it asks for."""

@@ -43,13 +43,15 @@ class TelephoneConnection(Connection):
         )
         self._metrics.opened.labels(self.protocol).inc()
         while True:
-            frame = await self._receive()
-            if isinstance(frame, bytes) and 0 < len(frame) <= MAX_FRAME_S * SAMPLE_RATE:
+            frame = await self._receive(self._take_good)
+            if isinstance(frame, bytes) and _is_good(frame):
                 self._audio(live, frame)
             else:
                 self._skip(frame)
-            if not live.session.wants_audio:
-                await live.room()
+            await live.room()
+
+    def _take_good(self, frame: bytes) -> bool:
+        return _is_good(frame) and self._take(frame)
 
     def _skip(self, frame: str | bytes) -> None:
         """Logs a bad frame; the first of them and then ever more seldom, so that a broken client fills no disk."""
@@ -59,3 +61,7 @@ class TelephoneConnection(Connection):
             log.warning(
                 "bad frame skipped", session=self._call.session_id, kind=kind, bytes=len(frame), so_far=self._bad_frames
             )
+
+
+def _is_good(frame: bytes) -> bool:
+    return 0 < len(frame) <= MAX_FRAME_S * SAMPLE_RATE
