@@ -6,6 +6,8 @@ import asyncio
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from server.tally import Spread, Tally
+
 PARTIAL_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 4)
 """Seconds round the budget of a partial, 0.5."""
 
@@ -30,8 +32,8 @@ class Metrics:
         self.refusals = Counter(
             "starling_refusals_total", "Requests refused before the upgrade.", ["status"], registry=r
         )
-        self.audio = Counter("starling_audio_seconds_total", "Audio received.", registry=r)
-        self.frames = Counter("starling_audio_frames_total", "Binary messages received.", registry=r)
+        self.audio = Tally("starling_audio_seconds_total", "Audio received.", registry=r)
+        self.frames = Tally("starling_audio_frames_total", "Binary messages received.", registry=r)
         self.messages = Counter("starling_messages_sent_total", "Messages sent, by type.", ["type"], registry=r)
         self.first_partial = Histogram(
             "starling_first_partial_seconds",
@@ -79,7 +81,7 @@ class Metrics:
             "starling_store_seconds", "Store calls.", ["operation"], buckets=SHORT_BUCKETS, registry=r
         )
         self.store_errors = Counter("starling_store_errors_total", "Store calls failed.", ["operation"], registry=r)
-        self.vad = Histogram(
+        self.vad = Spread(
             "starling_voice_activity_seconds", "Voice activity asked to answered.", buckets=SHORT_BUCKETS, registry=r
         )
         self.loop_delay = Histogram(
