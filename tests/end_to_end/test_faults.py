@@ -28,12 +28,9 @@ from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.speaker import clip, frames, recite, speaking
 from tests.end_to_end.streams import PATIENT, Said, Transcript, speech, transcribe, until_speech
 from tests.server.inference.fake_triton import AbortError, Asked, FakeTriton
-from tests.servers.fixtures import mariadb_server, mariadb_template, redis_server
 from tests.servers.mariadb import MariadbServer
 from tests.servers.process import Server
 from tests.servers.redis import RedisServer
-
-__all__ = ["mariadb_server", "mariadb_template", "redis_server"]
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(300)]
 

@@ -9,6 +9,7 @@ import wave
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from server.inference.service import Inference
 from server.inference.settings import InferenceSettings, ModelRoute
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
-from tests.end_to_end.conftest import MakeTriton
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
 
@@ -143,11 +143,10 @@ async def test_a_mixed_batch(triton: TritonProcess) -> None:
         await inference.close()
 
 
-async def test_a_killed_stub_is_healed(make_triton: MakeTriton) -> None:
-    triton = make_triton(["asr"])
-    async with running(triton) as (inference, news):
+async def test_a_killed_stub_is_healed(fragile_triton: TritonProcess) -> None:
+    async with running(fragile_triton) as (inference, news):
         await hears(inference)
-        assert triton.kill_stub("asr") == 1
+        assert fragile_triton.kill_stub("asr") == 1
         listener = Listener()
         for job in range(3):
             inference.decode(listener, Decode(job, speech(), "en"))
@@ -158,13 +157,15 @@ async def test_a_killed_stub_is_healed(make_triton: MakeTriton) -> None:
         await news.until(True)
 
 
-async def test_a_stub_that_hangs_is_healed(make_triton: MakeTriton) -> None:
-    triton = make_triton(["asr"])
-    async with running(triton, final_timeout_s=4.0, probe_timeout_s=1.0, probe_interval_s=0.5, stuck_after_s=3.0) as (
-        inference,
-        news,
-    ):
-        for stub in triton.stubs("asr"):
+async def test_a_stub_that_hangs_is_healed(fragile_triton: TritonProcess) -> None:
+    soon: dict[str, Any] = {
+        "final_timeout_s": 4.0,
+        "probe_timeout_s": 1.0,
+        "probe_interval_s": 0.5,
+        "stuck_after_s": 3.0,
+    }
+    async with running(fragile_triton, **soon) as (inference, news):
+        for stub in fragile_triton.stubs("asr"):
             os.kill(stub.pid, signal.SIGSTOP)
         listener = Listener()
         inference.decode(listener, Decode(1, speech(), "en"))
@@ -173,49 +174,48 @@ async def test_a_stub_that_hangs_is_healed(make_triton: MakeTriton) -> None:
         assert WORDS in bare(listener.hypotheses[1].text)
 
 
-async def test_a_killed_triton_that_is_started_again(make_triton: MakeTriton) -> None:
-    triton = make_triton(["asr"])
-    async with running(triton) as (inference, news):
+async def test_a_killed_triton_that_is_started_again(fragile_triton: TritonProcess) -> None:
+    async with running(fragile_triton) as (inference, news):
         await hears(inference)
         listener = Listener()
         for job in range(6):
             inference.decode(listener, Decode(job, speech(), "en"))
-        triton.kill()
+        fragile_triton.kill()
         await news.until(False)
-        await asyncio.to_thread(triton.wait_exit, 20)
-        await asyncio.to_thread(triton.stop)
-        await asyncio.to_thread(triton.start)
+        await asyncio.to_thread(fragile_triton.wait_exit, 20)
+        await asyncio.to_thread(fragile_triton.stop)
+        await asyncio.to_thread(fragile_triton.start)
         await listener.until(6)
         assert not listener.failures
         assert all(WORDS in bare(hypothesis.text) for hypothesis in listener.hypotheses.values())
         await news.until(True)
 
 
-async def test_a_triton_that_hangs_is_noticed_soon_and_used_again(make_triton: MakeTriton) -> None:
-    triton = make_triton(["asr"])
-    async with running(triton) as (inference, news):
+async def test_a_triton_that_hangs_is_noticed_soon_and_used_again(fragile_triton: TritonProcess) -> None:
+    async with running(fragile_triton) as (inference, news):
         await hears(inference)
         hung_at = asyncio.get_running_loop().time()
-        triton.pause()
+        fragile_triton.pause()
         listener = Listener()
         inference.decode(listener, Decode(1, speech(), "en"))
         noticed_at = await news.until(False)
         print(f"noticed after {noticed_at - hung_at:.2f} s")
-        triton.resume()
+        fragile_triton.resume()
         await listener.until(1)
         assert WORDS in bare(listener.hypotheses[1].text)
 
 
-async def test_one_of_two_tritons_is_killed(make_triton: MakeTriton) -> None:
-    one, two = make_triton(["asr"]), make_triton(["asr"])
-    async with running(one, two, limit=2) as (inference, news):
+async def test_one_of_two_tritons_is_killed(triton: TritonProcess, fragile_triton: TritonProcess) -> None:
+    async with running(fragile_triton, triton, limit=2) as (inference, news):
         listener = Listener()
         for job in range(8):
             inference.decode(listener, Decode(job, speech(), "en"))
         await asyncio.sleep(0)
-        one.kill()
+        fragile_triton.kill()
         await listener.until(8)
         assert not listener.failures
         assert all(WORDS in bare(hypothesis.text) for hypothesis in listener.hypotheses.values())
         assert [healthy for healthy, _ in news.seen] == [True]
         assert inference.is_healthy
+    await asyncio.to_thread(fragile_triton.stop)
+    await asyncio.to_thread(fragile_triton.start_ready)

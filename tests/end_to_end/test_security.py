@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,41 @@ def keys_file(tmp_path: Path) -> Path:
     return tmp_path / "keys.json"
 
 
-@pytest.fixture
-def two_gateways(make_gateway: MakeGateway, keys_file: Path, tmp_path: Path) -> tuple[GatewayProcess, GatewayProcess]:
-    """Two that share keys and stores."""
+@dataclass(frozen=True)
+class Pair:
+    """Two gateways that share keys and stores; every test makes keys of its own."""
+
+    one: GatewayProcess
+    other: GatewayProcess
+    keys_file: Path
+
+    def __iter__(self) -> Iterator[GatewayProcess]:
+        return iter((self.one, self.other))
+
+    async def key(self, name: str, **limits: Any) -> str:
+        """The text of a new key that both know."""
+        _, text = add_key(self.keys_file, name, **limits)
+        for gateway in self:
+            await became_known(gateway, text)
+        return text
+
+
+@pytest.fixture(scope="module")
+def pair(triton: TritonProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("pair")
+    keys_file = folder / "keys.json"
     add_key(keys_file, "to begin with")
     shared = {
         "keys_file": str(keys_file),
-        "session_store": sqlite_url(tmp_path / "sessions.sqlite"),
-        "transcript_store": sqlite_url(tmp_path / "transcripts.sqlite"),
+        "session_store": sqlite_url(folder / "sessions.sqlite"),
+        "transcript_store": sqlite_url(folder / "transcripts.sqlite"),
     }
-    return make_gateway(**shared), make_gateway(**shared)
+    one, other = (GatewayProcess(folder / name, [triton.options.grpc_url], **shared) for name in ("one", "other"))
+    try:
+        yield Pair(one.start(), other.start(), keys_file)
+    finally:
+        one.close()
+        other.close()
 
 
 # Starting
@@ -134,19 +160,15 @@ async def test_only_who_has_a_key_gets_in(make_gateway: MakeGateway, keys_file: 
     check_log(gateway)
 
 
-async def test_a_ticket_opens_one_connection_at_any_gateway(
-    two_gateways: tuple[GatewayProcess, GatewayProcess], keys_file: Path
-) -> None:
-    one, other = two_gateways
-    _, text = add_key(keys_file, "page")
-    await became_known(one, text)
-    await became_known(other, text)
+async def test_a_ticket_opens_one_connection_at_any_gateway(pair: Pair) -> None:
+    one, other = pair
+    text = await pair.key("page")
     opener = await ticket(one, text)
     async with speaking(other.url, **with_ticket(opener)) as speaker:
         assert speaker.socket.subprotocol == "starling.v1"
         await speaker.say(START)
         session = await speaker.next("session")
-        for gateway in two_gateways:
+        for gateway in pair:
             assert (await status(gateway.url, **with_ticket(opener)))[0] == 401
         speaker.socket.transport.abort()
     # It resumes with another ticket of the same key, as a browser does.
@@ -174,14 +196,9 @@ def test_tickets_are_given_to_keys_alone(make_gateway: MakeGateway, keys_file: P
     )
 
 
-async def test_tokens_and_ids_of_one_key_are_of_no_use_to_another(
-    two_gateways: tuple[GatewayProcess, GatewayProcess], keys_file: Path
-) -> None:
-    one, other = two_gateways
-    _, mine = add_key(keys_file, "mine")
-    _, theirs = add_key(keys_file, "theirs")
-    for gateway in two_gateways:
-        await became_known(gateway, theirs)
+async def test_tokens_and_ids_of_one_key_are_of_no_use_to_another(pair: Pair) -> None:
+    one, other = pair
+    mine, theirs = await pair.key("mine"), await pair.key("theirs")
     data = clip(SPOKEN).pcm()
     call = "/ws/transcribe/call-1?after=-1"
     async with speaking(one.url, **with_key(mine)) as owner:
@@ -189,7 +206,7 @@ async def test_tokens_and_ids_of_one_key_are_of_no_use_to_another(
         token = (await owner.next("session"))["token"]
         async with speaking(one.url.replace("/stream", call), **with_key(mine)) as caller:
             resume = {"type": "resume", "token": token, "last_seq": -1, "from_offset": 0}
-            for gateway in two_gateways:
+            for gateway in pair:
                 heard = await send_and_listen(gateway.url, resume, **with_key(theirs))
                 assert heard.code == 4004
                 assert [message["type"] for message in heard.messages] == ["error"]
@@ -261,18 +278,14 @@ async def became_known(gateway: GatewayProcess, text: str) -> None:
 # Limits of a key
 
 
-async def test_a_key_has_so_many_sessions_over_all_gateways(
-    two_gateways: tuple[GatewayProcess, GatewayProcess], keys_file: Path
-) -> None:
-    one, other = two_gateways
-    _, text = add_key(keys_file, "phone", sessions=2)
-    await became_known(one, text)
-    await became_known(other, text)
+async def test_a_key_has_so_many_sessions_over_all_gateways(pair: Pair) -> None:
+    one, other = pair
+    text = await pair.key("phone", sessions=2)
     async with speaking(one.url, **with_key(text)) as first, speaking(other.url, **with_key(text)) as second:
         for speaker in (first, second):
             await speaker.say(START)
             token = (await speaker.next("session"))["token"]
-        for gateway in two_gateways:
+        for gateway in pair:
             heard = await send_and_listen(gateway.url, START, **with_key(text))
             assert heard.code == 1008
             assert heard.messages[-1]["code"] == 1008
@@ -300,14 +313,9 @@ async def test_a_key_cannot_take_all_connections(make_gateway: MakeGateway, keys
     await asyncio.gather(*(opened.close() for opened in sockets))
 
 
-async def test_a_key_has_so_much_audio_a_day_over_all_gateways(
-    two_gateways: tuple[GatewayProcess, GatewayProcess], keys_file: Path
-) -> None:
-    one, other = two_gateways
-    _, text = add_key(keys_file, "phone", hours_per_day=6 / 3600)
-    _, free = add_key(keys_file, "free")
-    await became_known(one, free)
-    await became_known(other, free)
+async def test_a_key_has_so_much_audio_a_day_over_all_gateways(pair: Pair) -> None:
+    one, other = pair
+    text, free = await pair.key("phone", hours_per_day=6 / 3600), await pair.key("free")
     second = bytes(32000)
     heard = await send_and_listen(one.url, *[second] * 5, END, **with_key(text))
     assert heard.code == 1000

@@ -16,19 +16,18 @@ from session_store.factory import open_transcript_store
 from starling_client import Final, Reconnected, ResumePolicy
 from tests.end_to_end.gateway import GatewayProcess
 from tests.end_to_end.speaker import clip, frames
-from tests.servers.fixtures import mariadb_server, mariadb_template, redis_server
 from tests.servers.haproxy import HaproxyServer
 from tests.servers.mariadb import MariadbServer
 from tests.servers.redis import RedisServer
-
-__all__ = ["mariadb_server", "mariadb_template", "redis_server"]
 
 pytestmark = [pytest.mark.triton, pytest.mark.redis, pytest.mark.mariadb, pytest.mark.haproxy]
 
 POLICY = ResumePolicy(backoff_base_s=0.05, backoff_cap_s=0.5, reconnect_timeout_s=60)
 SPEAKERS = 3
-SPEED = 0.75
-"""Of what is said while gateways go and come: slower than real time, so that it outlasts them."""
+SLOW = 0.5
+"""Speed of what is said while gateways go and come, of real time: what is said must outlast them."""
+
+FAST = 6.0
 DEADLINE_S = 200.0
 
 Said = list[tuple[int, str, float, float]]
@@ -93,21 +92,22 @@ def speech() -> bytes:
     return np.concatenate([part for piece in pieces for part in (piece, pause)]).tobytes()
 
 
-async def paced(data: bytes, speed: float) -> AsyncIterator[bytes]:
-    """Frames of 20 ms, so many times faster than real time."""
+async def paced(data: bytes, hurry: asyncio.Event) -> AsyncIterator[bytes]:
+    """Frames of 20 ms, slow until `hurry` is set and fast from then on."""
     loop = asyncio.get_running_loop()
-    started = loop.time()
-    for number, frame in enumerate(frames(data, 640)):
-        await asyncio.sleep(max(0.0, started + number * 0.02 / speed - loop.time()))
+    due = loop.time()
+    for frame in frames(data, 640):
+        due += 0.02 / (FAST if hurry.is_set() else SLOW)
+        await asyncio.sleep(max(0.0, due - loop.time()))
         yield frame
 
 
-async def transcribe(url: str, speed: float, heard: asyncio.Event | None = None) -> tuple[str, Said, int]:
+async def transcribe(url: str, hurry: asyncio.Event, heard: asyncio.Event | None = None) -> tuple[str, Said, int]:
     """Session id, finals and resumes of a whole session; `heard` is set at the first partial."""
     session_id, finals, resumed = "", list[tuple[int, str, float, float]](), 0
     connecting = starling_client.connect(url, policy=POLICY, session_label="topology")
     async with asyncio.timeout(DEADLINE_S), connecting as session:
-        async for event in session.stream(paced(speech(), speed)):
+        async for event in session.stream(paced(speech(), hurry)):
             match event:
                 case starling_client.SessionStarted():
                     session_id = event.session_id
@@ -122,17 +122,20 @@ async def transcribe(url: str, speed: float, heard: asyncio.Event | None = None)
 
 async def test_a_rolling_restart_of_both_gateways_loses_no_word(topology: Topology) -> None:
     balancer = topology.balancer
-    _, undisturbed, resumed = await transcribe(balancer.url, speed=6)
+    is_over, always = asyncio.Event(), asyncio.Event()
+    always.set()
+    _, undisturbed, resumed = await transcribe(balancer.url, always)
     assert undisturbed
     assert not resumed
     assert clip("jfk").word_error_rate(" ".join(text for _, text, _, end in undisturbed if end < 11.5)) < 0.3
 
     heard = [asyncio.Event() for _ in range(SPEAKERS)]
     async with asyncio.TaskGroup() as speakers:
-        sessions = [speakers.create_task(transcribe(balancer.url, SPEED, event)) for event in heard]
+        sessions = [speakers.create_task(transcribe(balancer.url, is_over, event)) for event in heard]
         async with asyncio.timeout(60):
             await asyncio.gather(*(event.wait() for event in heard))
         await topology.restart_one_by_one()
+        is_over.set()
 
     assert [session.result()[1] for session in sessions] == [undisturbed] * SPEAKERS
     # Each gateway went away under somebody, and every client came back.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from launcher.paths import SOURCE_ROOT
-from tests.servers.process import Server, find_program, free_port
+from tests.servers.process import Server, find_program
 
 CONFIG = SOURCE_ROOT / "deploy" / "haproxy" / "haproxy.cfg"
 
@@ -20,7 +20,7 @@ class HaproxyServer(Server):
     def __init__(self, first: str, second: str, *, up: frozenset[str] = frozenset({"gateway-1", "gateway-2"})) -> None:
         self._program = find_program("haproxy", "haproxy")
         super().__init__()
-        self.inside_port = free_port()
+        self.inside_port = self.lease()
         self._up = up
         self.environment = {
             "STARLING_BIND": f"127.0.0.1:{self.port}",

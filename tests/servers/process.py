@@ -8,12 +8,12 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -21,17 +21,15 @@ from typing import ClassVar, Self
 import psutil
 import pytest
 
+from launcher.ports import PortLease, lease_port
+
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 _PR_SET_PDEATHSIG = 1
 
-
-def free_port() -> int:
-    """A TCP port of the loopback that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+_NURSERY = ThreadPoolExecutor(1, "servers")
+"""Servers are made by a thread that lives as long as the tests: they end with the thread that made them, which would
+otherwise be one of the event loop of a single test."""
 
 
 def find_program(name: str, package: str, *folders: Path) -> str:
@@ -83,9 +81,15 @@ class Server(ABC):
 
     def __init__(self, user: str | None = None) -> None:
         self.user = user
-        self.port = free_port()
+        self._leases: list[PortLease] = []
+        self.port = self.lease()
         self.folder = private_folder(self.name, user)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def lease(self) -> int:
+        """A port that is this server's until it is closed."""
+        self._leases.append(lease_port())
+        return self._leases[-1].port
 
     @abstractmethod
     def command(self) -> Sequence[str]:
@@ -97,8 +101,16 @@ class Server(ABC):
 
     def start(self) -> None:
         """Starts the server and waits until it answers."""
+        self._process = _NURSERY.submit(self._spawn).result()
+        deadline = time.monotonic() + START_DEADLINE_S
+        while not self.is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.02)  # another process's readiness is no event that could be awaited
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            return subprocess.Popen(
                 self.command(),
                 user=self.user,
                 group=_group(self.user),
@@ -110,11 +122,6 @@ class Server(ABC):
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  it allocates nothing and takes no lock
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_DEADLINE_S
-        while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.name} did not start:\n{self.log.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.02)  # another process's readiness is no event that could be awaited
 
     def stop(self) -> None:
         """Ends the server in good order, or by force where it takes too long."""
@@ -154,6 +161,8 @@ class Server(ABC):
         """Ends the server and removes its folder."""
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
+        for lease in self._leases:
+            lease.close()
 
     def __enter__(self) -> Self:
         try:

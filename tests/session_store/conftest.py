@@ -13,9 +13,6 @@ from session_store import schema
 from session_store.base import SessionStore, TranscriptStore
 from session_store.factory import open_session_store, open_transcript_store, sqlite_url
 from session_store.sql import SqlTranscriptStore
-from tests.servers.fixtures import mariadb_server, mariadb_template, postgres_server, redis_server
-
-__all__ = ["mariadb_server", "mariadb_template", "postgres_server", "redis_server"]
 
 Opener = Callable[[], SessionStore]
 

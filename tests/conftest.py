@@ -1,6 +1,6 @@
-"""Fixtures for the servers, each started once; import those that a conftest's tests need.
+"""The servers that tests share, each started once, when the first test needs it.
 
-A test that kills or pauses a shared server leaves it running and answering.
+A test that kills or pauses a shared server leaves it running and answering; one that needs it empty empties it.
 """
 
 from __future__ import annotations
