@@ -7,7 +7,8 @@ One gateway process on one core; on the other cores a real Triton with a model t
 clients. Real speech with pauses, voice activity on, partials at the usual hop, finals stored in SQLite as by default.
 A level holds while the event loop is at most 50 ms late at p99 (the gateway's own histogram: the figure is the upper
 edge of its bucket), no session met an error, and partials come within their limit. Beside it stands what the core's use
-says: CPU seconds for a second of one stream, which holds on a busy machine too.
+says: CPU seconds for a second of one stream, which holds on a busy machine too. Of a level that breaks it is said what
+the limit was: the gateway, the clients, or others on the gateway's core.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ AUDIO = "starling_audio_seconds_total"
 ALL_HEARD = 0.97
 """Share of the audio sent that the gateway must have taken, for its CPU time to say what a stream costs."""
 LOOP_DELAY_LIMIT_S = 0.05
+LATE_LIMIT_S = 0.05
+"""Frames that come later than this at p99 say that the clients are the limit."""
+FOREIGN_LIMIT = 0.05
+"""Share of the gateway's core that others may have; a loop that waits for them is late through no fault of its own."""
 PARTIAL_LAG_LIMIT_S = 0.5
 DISTINCT_TRACKS = 16
 """Streams share so many tracks, each beginning at another point of its own."""
@@ -70,6 +75,7 @@ class GatewayLevel:
         triton_core: CPU time of Triton a second.
         client_core: CPU time of this process a second.
         heard: share of the audio sent that the gateway took.
+        foreign: share of the gateway's core that went to others, or was taken from this machine by its host.
         troubles: what went wrong, and how often.
     """
 
@@ -84,6 +90,7 @@ class GatewayLevel:
     triton_core: float
     client_core: float
     heard: float = 1.0
+    foreign: float = 0.0
     troubles: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -104,6 +111,14 @@ class GatewayLevel:
             reasons.append(f"partial lag p95 over {PARTIAL_LAG_LIMIT_S * 1000:.0f} ms")
         return reasons
 
+    def limit(self) -> str:
+        """What kept this level from holding, as far as can be seen; empty if it does."""
+        if not self.broken():
+            return ""
+        if self.late_p99 > LATE_LIMIT_S:
+            return "clients"
+        return "others on the core" if self.foreign > FOREIGN_LIMIT else "gateway"
+
     def to_json(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
@@ -113,6 +128,7 @@ class GatewayLevel:
             "cpu_ms_per_stream_s": self.core / self.streams * 1000,
             "streams_per_core_by_cpu": self.by_cpu,
             "heard": self.heard,
+            "foreign_core": self.foreign,
             "memory_kib_per_stream": self.memory_bytes / 1024,
             "loop_delay_p99_at_most_s": self.loop_delay["p99_at_most"],
             "loop_delay": self.loop_delay,
@@ -123,6 +139,7 @@ class GatewayLevel:
             "client_core": self.client_core,
             "troubles": self.troubles,
             "broken": self.broken(),
+            "limit": self.limit(),
         }
 
     def line(self) -> str:
@@ -135,7 +152,8 @@ class GatewayLevel:
             f"loop p99 <= {'?' if delay is None else f'{delay * 1000:.0f}'} ms, "
             f"lag p95 <= {'?' if lag is None else f'{lag * 1000:.0f}'} ms, "
             f"{self.memory_bytes / 1024:.0f} KiB a stream, {self.windows:.0f} windows/s, "
-            f"Triton {self.triton_core:.2f}, clients {self.client_core:.2f} core (late {self.late_p99 * 1000:.0f} ms)"
+            f"Triton {self.triton_core:.2f}, clients {self.client_core:.2f} core (late {self.late_p99 * 1000:.0f} ms), "
+            f"others on the gateway's core {self.foreign:.2f}"
         )
 
 
@@ -178,9 +196,10 @@ async def run_gateway_level(
     *,
     frame_s: float,
     seconds: float,
+    core: int,
     empty_bytes: int = 0,
 ) -> GatewayLevel:
-    """Has so many streams speak for so long; `empty_bytes` is the gateway's memory without any."""
+    """Has so many streams speak for so long to the gateway on `core`; `empty_bytes` is its memory without any."""
     assert stack.gateway_usage is not None
     assert stack.triton_usage is not None
     speakers = _speakers(tracks, streams, frame_s, seconds)
@@ -188,18 +207,19 @@ async def run_gateway_level(
         await speaker.connect(stack.url, None, f"gateway {number}")
     begun = [speaker for speaker in speakers if not speaker.heard.trouble]
     before, metrics, counts = stack.gateway_usage(), stack.metrics(), stack.model_counts()
-    triton, client, began = stack.triton_usage(), time.process_time(), time.monotonic()
+    triton, client, busy, began = stack.triton_usage(), time.process_time(), core_seconds(core), time.monotonic()
     await speak_together(begun, seconds)
     passed = time.monotonic() - began
-    client_core = (time.process_time() - client) / passed
+    client_core, busy = (time.process_time() - client) / passed, core_seconds(core) - busy
     after, windows = stack.gateway_usage(), stack.model_counts()
     triton_core = (stack.triton_usage().cpu_seconds - triton.cpu_seconds) / passed
     last = stack.metrics()
     heard = await asyncio.gather(*(speaker.finished() for speaker in begun))
+    used = after.cpu_seconds - before.cpu_seconds
     level = GatewayLevel(
         streams=streams,
         frame_ms=frame_s * 1000,
-        core=(after.cpu_seconds - before.cpu_seconds) / passed,
+        core=used / passed,
         memory_bytes=max(0, after.resident_bytes - empty_bytes) / streams,
         loop_delay=histogram_between(metrics, last, LOOP_DELAY),
         partial_lag=histogram_between(metrics, last, PARTIAL_LAG),
@@ -208,11 +228,20 @@ async def run_gateway_level(
         triton_core=triton_core,
         client_core=client_core,
         heard=(read_counter(last, AUDIO) - read_counter(metrics, AUDIO)) / max(1e-9, seconds * len(begun)),
+        foreign=max(0.0, busy - used) / passed,
     )
     for one in [*heard, *(speaker.heard for speaker in speakers if speaker not in begun)]:
         if one.trouble:
             level.troubles[one.trouble] = level.troubles.get(one.trouble, 0) + 1
     return level
+
+
+def core_seconds(core: int, statistics: str | None = None) -> float:
+    """Seconds for which a core has not been free since the machine's start; `statistics` is what /proc/stat says."""
+    text = Path("/proc/stat").read_text(encoding="ascii") if statistics is None else statistics
+    (line,) = [line for line in text.splitlines() if line.startswith(f"cpu{core} ")]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line.split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
 
 
 def read_counter(metrics: str, name: str) -> float:
@@ -240,14 +269,21 @@ async def measure(stack: Stack, options: argparse.Namespace) -> list[GatewayLeve
 
     async def one(streams: int, frame_ms: float) -> GatewayLevel:
         level = await run_gateway_level(
-            stack, tracks, streams, frame_s=frame_ms / 1000, seconds=options.seconds, empty_bytes=empty
+            stack,
+            tracks,
+            streams,
+            frame_s=frame_ms / 1000,
+            seconds=options.seconds,
+            core=options.core,
+            empty_bytes=empty,
         )
         levels.append(level)
         reasons = level.broken()
-        say(f"{level.line()}  {'holds' if not reasons else 'BREAKS: ' + '; '.join(reasons)}\n")
+        verdict = f"BREAKS ({level.limit()}): {'; '.join(reasons)}" if reasons else "holds"
+        say(f"{level.line()}  {verdict}\n")
         return level
 
-    await run_gateway_level(stack, tracks, 10, frame_s=0.02, seconds=3.0)
+    await run_gateway_level(stack, tracks, 10, frame_s=0.02, seconds=3.0, core=options.core)
     assert stack.gateway_usage is not None
     empty = stack.gateway_usage().resident_bytes
     for frame_ms in options.frame_ms:

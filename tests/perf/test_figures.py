@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from perf.clocks import Clocks
 from perf.compare.__main__ import COLUMNS, summarize, table
 from perf.compare.__main__ import parser as compare_parser
 from perf.compare.workers import Outcome
-from perf.gateway import GatewayLevel, read_counter
+from perf.gateway import GatewayLevel, core_seconds, read_counter
 from perf.gateway import summarize as summarize_gateway
 from perf.level import Cost, Level, Limits
 from perf.perf_analyzer.inputs import Window, cut_windows, write_inputs
@@ -155,6 +156,28 @@ def test_a_gateway_that_fell_behind_tells_no_cost() -> None:
     made.heard = 0.5
     assert made.by_cpu is None
     assert made.broken() == ["only 50% of the audio was taken"]
+
+
+@pytest.mark.parametrize(
+    ("delay", "late", "foreign", "limit"),
+    [
+        (0.02, 0.2, 0.3, ""),
+        (0.1, 0.001, 0.01, "gateway"),
+        (0.1, 0.001, 0.3, "others on the core"),
+        (0.1, 0.2, 0.3, "clients"),
+    ],
+)
+def test_a_level_that_breaks_names_its_limit(delay: float, late: float, foreign: float, limit: str) -> None:
+    made = gateway_level(100, delay)
+    made.late_p99, made.foreign = late, foreign
+    assert made.limit() == made.to_json()["limit"] == limit
+
+
+def test_the_use_of_a_core_is_read() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    statistics = "cpu  9 9 9 9 9 9 9 9 0 0\ncpu0 9 9 9 9 9 9 9 9 0 0\ncpu1 1 2 4 1000 1000 8 16 32 0 0\nintr 5\n"
+    assert core_seconds(1, statistics) == 63 / ticks
+    assert core_seconds(min(os.sched_getaffinity(0))) > 0
 
 
 def test_counters_are_read() -> None:
