@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
@@ -127,26 +128,38 @@ class Publisher:
 
 
 async def follow(redis: Redis, prefix: str, session_id: str, *, deadline_s: float) -> AsyncIterator[dict[str, Any]]:
-    """See `PartialFeed.follow`."""
+    """See `PartialFeed.follow`.
+
+    What is published between the subscription and the look at the newest partial arrives by both ways. A mark on the
+    channel, sent together with that look, tells what came before it: of that, only finals are passed on.
+    """
+    name, mark = channel(prefix, session_id), orjson.dumps({"type": "mark", "of": secrets.token_hex(8)})
     try:
         async with redis.pubsub(ignore_subscribe_messages=True) as subscription:
-            async with asyncio.timeout(deadline_s):
-                await subscription.subscribe(channel(prefix, session_id))
-                # What was published before the subscription stands, no later than now, in the key.
-                is_over = not await redis.hexists(f"{prefix}session:{session_id}", "body")
-                newest = await redis.get(partial_key(prefix, session_id))
-            if is_over:
+            async with asyncio.timeout(deadline_s), redis.pipeline(transaction=True) as pipe:
+                await subscription.subscribe(name)
+                pipe.hexists(f"{prefix}session:{session_id}", "body")
+                pipe.get(partial_key(prefix, session_id))
+                pipe.publish(name, mark)
+                is_live, newest, _ = await pipe.execute()
+            if not is_live:
                 return
-            if newest is not None:
-                yield orjson.loads(newest)
+            is_marked = False
             while True:
                 message = await subscription.get_message(timeout=_SILENCE_S)
                 if message is None:
                     async with asyncio.timeout(deadline_s):
                         await redis.ping()
-                elif message["data"] == ENDED:
+                    continue
+                if message["data"] == ENDED:
                     return
-                else:
-                    yield orjson.loads(message["data"])
+                if message["data"] == mark:
+                    is_marked = True
+                    if newest is not None:
+                        yield orjson.loads(newest)
+                    continue
+                news = orjson.loads(message["data"])
+                if news["type"] == "final" or (is_marked and news["type"] == "partial"):
+                    yield news
     except (RedisError, OSError, TimeoutError) as exc:
         raise StoreError(f"live feed: Redis is away ({type(exc).__name__})") from exc

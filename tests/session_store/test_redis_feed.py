@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +110,29 @@ async def test_what_waits_is_replaced_by_newer_partials_and_by_the_final(speaker
         | {"language": "en", "confidence": 0.875, "punctuated": True},
         {"type": "partial", "seq": 1, "text": "and then"},
     ]
+
+
+async def test_what_is_said_while_somebody_begins_to_follow_comes_once_and_in_order(
+    speaker: SessionStore, listener: RedisSessionStore
+) -> None:
+    await speaker.create(STATE, owner="a", ttl_s=LONG)
+
+    async def speak() -> None:
+        for seq in itertools.count():
+            await speaker.publish_partial("s", "it", seq)
+            await speaker.ping()
+            await speaker.publish_final("s", replace(FINAL, seq=seq))
+            await asyncio.sleep(0)
+
+    speaking = asyncio.create_task(speak())
+    for _ in range(100):
+        feed = listener.follow("s")
+        news = [await heard(feed) for _ in range(5)]
+        assert isinstance(feed, AsyncGenerator)
+        await feed.aclose()
+        places = [(message["seq"], message["type"] == "final") for message in news]
+        assert places == sorted(set(places))
+    speaking.cancel()
 
 
 async def test_closing_out_ends_the_feed(speaker: SessionStore, listener: RedisSessionStore) -> None:
