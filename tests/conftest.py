@@ -6,6 +6,7 @@ A test that kills or pauses a shared server leaves it running and answering; one
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,12 @@ import pytest
 from tests.servers.mariadb import MariadbServer, make_template
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
+
+
+def pytest_configure() -> None:
+    """Gives Ctrl-C back to tests that a shell started in the background, which programs under test would ignore too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from launcher.paths import SOURCE_ROOT
 from launcher.ports import lease_port
 
 READY_TIMEOUT_S = 60
-STOP_TIMEOUT_S = 20
+STOP_TIMEOUT_S = 40
+ANSWER_TIMEOUT_S = 30
 POLL_S = 0.05
 
 
@@ -77,7 +78,7 @@ class GatewayProcess:
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
         """Status, headers in lower case and body of a plain HTTP request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_TIMEOUT_S)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()
@@ -92,7 +93,7 @@ class GatewayProcess:
                 return float(line.rpartition(" ")[2])
         return 0.0
 
-    def wait_metric(self, name: str, value: float, timeout_s: float = 30) -> None:
+    def wait_metric(self, name: str, value: float, timeout_s: float = 60) -> None:
         """Waits until a metric has a value; for other processes there is no event to wait for."""
         deadline = time.monotonic() + timeout_s
         while self.metric(name) != value:

@@ -74,6 +74,10 @@ class Transcript:
             self.events.append(event)
         self._changed.set()
 
+    async def until_words(self) -> None:
+        """Waits for the first words: a slow machine may give a segment no partial before its final."""
+        await self.until(lambda heard: heard.partials > 0 or bool(heard.finals))
+
     async def until(self, condition: Callable[[Transcript], bool], timeout_s: float = 60.0) -> None:
         """Waits until what has come makes `condition` true."""
         async with asyncio.timeout(timeout_s):
@@ -101,9 +105,12 @@ async def transcribe(
 
 
 async def until_speech(gateway: GatewayProcess) -> None:
-    """Waits until the gateway has sent another partial: somebody is speaking."""
-    name = 'starling_messages_sent_total{type="partial"}'
-    before = await asyncio.to_thread(gateway.metric, name)
+    """Waits until the gateway has sent more words: somebody is speaking."""
+
+    def words() -> float:
+        return sum(gateway.metric(f'starling_messages_sent_total{{type="{kind}"}}') for kind in ("partial", "final"))
+
+    before = await asyncio.to_thread(words)
     async with asyncio.timeout(60):
-        while await asyncio.to_thread(gateway.metric, name) <= before:
+        while await asyncio.to_thread(words) <= before:
             await asyncio.sleep(0.05)

@@ -131,7 +131,7 @@ async def test_the_microphone_becomes_text(gateway: GatewayProcess, page: Page) 
     assert page.complaints == []
     assert {url.split("/")[2] for url in page.requests} == {f"127.0.0.1:{gateway.port}"}
     partials = [m for m in page.received if m["type"] == "partial"]
-    assert len(partials) >= 5
+    assert len(partials) >= 2
 
 
 async def test_a_dropped_file_gives_what_any_client_gets(patient: GatewayProcess, page: Page) -> None:

@@ -83,7 +83,7 @@ async def test_a_triton_that_is_killed_and_started_again(
 ) -> None:
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(fragile, heard))
-    await heard.until(lambda heard: heard.partials > 0)
+    await heard.until_words()
     fragile_triton.kill()
     # Told before anything is back that could answer.
     await heard.until(was_told)
@@ -97,7 +97,7 @@ async def test_a_model_whose_process_is_killed_is_healed(
 ) -> None:
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(fragile, heard))
-    await heard.until(lambda heard: heard.partials > 0)
+    await heard.until_words()
     assert fragile_triton.kill_stub("asr") == 1
     await heard.until(was_told)
     assert (await speaker).said == undisturbed
@@ -109,7 +109,7 @@ async def test_half_a_minute_of_audio_waits_for_a_triton_that_hangs(
     heard = Transcript()
     before = await asyncio.to_thread(fragile.metric, "starling_audio_seconds_total")
     speaker = asyncio.create_task(transcribing(fragile, heard, speed=6.0))
-    await heard.until(lambda heard: heard.partials > 0)
+    await heard.until_words()
     fragile_triton.pause()
     try:
         await heard.until(was_told)
@@ -129,7 +129,7 @@ async def test_one_of_several_tritons_is_killed_and_one_was_never_there(
         gateway = make_gateway(triton_addresses=addresses, **ENGLISH)
         heard = Transcript()
         speaker = asyncio.create_task(transcribing(gateway, heard))
-        await heard.until(lambda heard: heard.partials > 0)
+        await heard.until_words()
         fragile_triton.kill()
         try:
             assert (await speaker).said == undisturbed
@@ -291,7 +291,7 @@ async def test_another_process_follows_a_session_live(
         await store.close()
     finals = [(news["seq"], news["text"], news["start"], news["end"]) for news in seen if news["type"] == "final"]
     assert finals == heard.said
-    assert sum(news["type"] == "partial" for news in seen) > 3
+    assert any(news["type"] == "partial" for news in seen)
 
 
 # --- stores that go away
@@ -303,13 +303,13 @@ async def goes_on_without(
     """Takes the store away while somebody speaks, looks at what the client gets meanwhile, and brings it back."""
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(gateway, heard))
-    await heard.until(lambda heard: heard.partials > 0)
+    await heard.until_words()
     back_at = time.monotonic() + gone_s
     await asyncio.to_thread(store.kill if is_killed else store.pause)
     try:
-        await check_goes_on(gateway, heard)
+        told = await check_goes_on(gateway, heard)
         await asyncio.sleep(max(0.0, back_at - time.monotonic()))
-        assert not heard.finals
+        assert not [event for event in heard.events[told:] if isinstance(event, Final | Ack)]
     finally:
         await asyncio.to_thread(store.start if is_killed else store.resume)
     assert (await speaker).said == undisturbed
@@ -317,13 +317,14 @@ async def goes_on_without(
     assert await stored(gateway, heard.session_id) == undisturbed
 
 
-async def check_goes_on(gateway: GatewayProcess, heard: Transcript) -> None:
-    """The client is told and promised nothing, and all that it says is taken."""
+async def check_goes_on(gateway: GatewayProcess, heard: Transcript) -> int:
+    """The client is told and promised nothing, and all that it says is taken; how many events came before."""
     await heard.until(was_told)
     told = len(heard.events)
     await until_heard(gateway, len(words()) / 32000)
     assert not [event for event in heard.events[told:] if isinstance(event, Final | Ack)]
     assert not [event for event in heard.events if isinstance(event, ErrorEvent) and not event.recoverable]
+    return told
 
 
 async def stored(gateway: GatewayProcess, session_id: str) -> list[Said]:
@@ -380,7 +381,7 @@ async def test_the_disk_is_full(small_disk: Path, make_gateway: MakeGateway, und
     )
     heard = Transcript()
     speaker = asyncio.create_task(transcribing(gateway, heard))
-    await heard.until(lambda heard: heard.partials > 0)
+    await heard.until_words()
     filler = small_disk / "filler"
     fill(filler)
     await check_goes_on(gateway, heard)

@@ -55,7 +55,7 @@ async def test_a_session_that_is_in_stays_well_when_others_are_refused(
     gateway = make_gateway(max_sessions=1)
     heard = Transcript()
     speaker = asyncio.create_task(transcribe(gateway.url, words(), PATIENT, speed=6, into=heard, punctuate=False))
-    await heard.until(lambda heard: heard.partials > 1)
+    await heard.until_words()
     for _ in range(20):
         refusal = await refused(gateway.url)
         assert refusal.response.status_code == 503
@@ -75,7 +75,7 @@ async def test_late_finals_refuse_new_sessions_but_none_that_is_in(make_gateway:
         plain = await transcribe(gateway.url, words(), PATIENT, punctuate=False)
         heard = Transcript()
         speaker = asyncio.create_task(transcribe(proxy.url, words(), PATIENT, into=heard, punctuate=False))
-        await heard.until(lambda heard: heard.partials > 0)
+        await heard.until_words()
         fake.models["asr"].gate.clear()
         async with asyncio.timeout(60):
             while (status := await admission(gateway)) != 503:
@@ -98,7 +98,7 @@ async def test_a_session_of_another_gateway_gets_in_past_the_limit(
         await local.next("session")
         heard = Transcript()
         speaker = asyncio.create_task(transcribe(proxy.url, words(), PATIENT, speed=6, into=heard, punctuate=False))
-        await heard.until(lambda heard: heard.partials > 1)
+        await heard.until_words()
         proxy.target = second.port
         await asyncio.to_thread(first.kill)
         await heard.until(lambda heard: heard.resumed > 0)
@@ -282,7 +282,7 @@ async def test_a_session_resumes_on_any_worker_and_a_worker_that_dies_is_replace
         proxy.fault = random_cuts(6, 120_000, seed=4)
         heard = Transcript()
         speaker = asyncio.create_task(transcribe(proxy.url, words(), PATIENT, into=heard, punctuate=False))
-        await heard.until(lambda heard: heard.partials > 1)
+        await heard.until_words()
         workers[0].kill()
         await speaker
     assert heard.said == undisturbed

@@ -359,7 +359,7 @@ class TlsGateway(GatewayProcess):
         return f"wss://127.0.0.1:{self.port}/stream"
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=5, context=self.client)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=self.client)
         try:
             connection.request("GET", path, headers=headers or {})
             response = connection.getresponse()

@@ -89,5 +89,5 @@ class MariadbServer(Server):
             return False
 
     def stop(self) -> None:
-        # MariaDB takes no SIGINT, and what it would tidy up is thrown away.
+        # What it would tidy up is thrown away.
         self.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ class PostgresServer(Server):
     """PostgreSQL with a superuser `starling`, who owns the database `starling`."""
 
     name: ClassVar[str] = "postgresql"
+    stop_signal: ClassVar[signal.Signals] = signal.SIGINT  # does not wait for clients
 
     def __init__(self) -> None:
         folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)

@@ -78,6 +78,7 @@ class Server(ABC):
     """A server that can be started, stopped, killed, paused and started again, always on the same port."""
 
     name: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
     def __init__(self, user: str | None = None) -> None:
         self.user = user
@@ -128,7 +129,7 @@ class Server(ABC):
         if self._process is None:
             return
         self.resume()
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(self.stop_signal)
         try:
             self._process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
