@@ -1,10 +1,15 @@
 # Starling. `make help` lists what can be done. Everything that is fetched is pinned and checked.
 PYTHON ?= python3
 ARGS ?=
+# Tests at a time, a file each: most wait for speech or for servers, so that two cores keep three busy.
+WORKERS ?= 3
 BIN := .venv/bin
 
+# Programs under test are started by the hundred: they must find their byte code.
+test soak bench: export PYTHONDONTWRITEBYTECODE =
+
 .DEFAULT_GOAL := help
-.PHONY: help python gateway dev setup serve test lint bench soak fuzz doctor clean
+.PHONY: help python gateway dev setup serve test core lint bench soak fuzz doctor clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,13 +30,16 @@ setup: gateway ## fetch and check all that is needed, without starting anything
 serve: setup ## set up, then start Triton and the gateway on ws://127.0.0.1:8000/stream
 	@exec $(BIN)/starling serve $(ARGS)
 
-test: dev ## lint, types, and every test, those against the real Triton included
-	@$(BIN)/python -m launcher.setup
-	@$(MAKE) --no-print-directory lint
+test: python ## lint, types, and every test, those against the real Triton included
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m launcher.setup & setup=$$!; \
+	{ $(MAKE) --no-print-directory dev && $(MAKE) --no-print-directory -j2 --output-sync=target lint core; }; status=$$?; \
+	wait $$setup && exit $$status
+	@status=0; $(BIN)/python -m pytest -m 'not soak' --ignore=tests/server/session -n $(WORKERS) --dist loadfile $(ARGS) || status=$$?; \
+	$(BIN)/python -m launcher.doctor --left-out $(if $(STRICT),--strict) || exit 1; exit $$status
+
+core: dev
 	@$(BIN)/python -m coverage run --branch --source=server/session -m pytest -q -m 'not soak' tests/server/session
 	@$(BIN)/python -m coverage report --fail-under=100 --skip-covered
-	@status=0; $(BIN)/python -m pytest -m 'not soak' --ignore=tests/server/session $(ARGS) || status=$$?; \
-	$(BIN)/python -m launcher.doctor --left-out $(if $(STRICT),--strict) || exit 1; exit $$status
 
 lint: dev ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -21,6 +21,10 @@ ANSWER_TIMEOUT_S = 30
 POLL_S = 0.05
 
 
+PATIENCE = {"STARLING_MAX_FINAL_DELAY_S": "600", "STARLING_PUNCTUATION_TIMEOUT_S": "30"}
+"""A machine that is busy with other tests refuses no session and leaves no mark out, unless a test asks for it."""
+
+
 class GatewayProcess:
     """`python -m server` on a free port. Settings are given as in the environment, without the prefix."""
 
@@ -62,6 +66,7 @@ class GatewayProcess:
         environment = {
             **kept,
             **cache,
+            **PATIENCE,
             "STARLING_STATE_DIR": str(self.folder / "state"),
             "STARLING_PORT": str(self.port),
             "STARLING_TRITON_ADDRESSES": json.dumps(self._addresses),
