@@ -132,7 +132,8 @@ def probe(executable: str) -> BasePython | None:
         return None
     # A relocated build names the folder of its builder: its own prefix is tried too.
     folders = [Path(library_folder)] if library_folder else []
-    return BasePython(Path(base), version, (*folders, Path(prefix) / "lib"))
+    # Linked to by several names, it is still one.
+    return BasePython(Path(base).resolve(), version, (*folders, Path(prefix) / "lib"))
 
 
 def _candidates(env: Mapping[str, str]) -> Iterator[str]:
