@@ -137,7 +137,7 @@ class App:
         days = self._settings.retention_days
         while days is not None:
             try:
-                deleted = await self._transcripts.purge(older_than_s=days * 86400)
+                deleted = await self._transcripts.purge(older_than_s=days * 86400, spare=self.registry.alive)
                 if deleted:
                     log.info("old transcripts deleted", sessions=deleted)
             except Exception:

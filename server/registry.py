@@ -8,6 +8,7 @@ import hmac
 import math
 import secrets
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -84,6 +85,16 @@ class Registry:
             log.warning("session store out of reach", error=str(error))
             return False
         return isinstance(known, SessionState) and known.key_id == identity.key_id
+
+    async def alive(self, session_ids: Sequence[str]) -> set[str]:
+        """Those of these sessions that somebody still speaks in or may resume, on whichever server.
+
+        Raises:
+            StoreError: the session store is out of reach.
+        """
+        known = [await self._parts.sessions.peek(session_id) for session_id in session_ids]
+        stored = {state.session_id for state in known if isinstance(state, SessionState)}
+        return stored | (self._live.keys() & set(session_ids))
 
     def start(self) -> None:
         """Begins to look after the sessions."""

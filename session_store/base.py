@@ -6,7 +6,7 @@ the session is over. `TranscriptStore` keeps the finals. Neither ever holds audi
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -198,6 +198,10 @@ class SessionSummary:
     ended: bool
 
 
+Spare = Callable[[Sequence[str]], Awaitable[Collection[str]]]
+"""Of these session ids, those that must stay."""
+
+
 class TranscriptStore(Protocol):
     """Finals, and one line for each session. All methods raise `StoreError` when the store cannot be reached."""
 
@@ -241,8 +245,14 @@ class TranscriptStore(Protocol):
     async def delete_session(self, session_id: str) -> bool:
         """Deletes a session and all its finals; false where there was none."""
 
-    async def purge(self, *, older_than_s: float) -> int:
-        """Deletes sessions not updated for that long; returns how many."""
+    async def purge(self, *, older_than_s: float, spare: Spare | None = None) -> int:
+        """Deletes sessions not updated for that long, by the store's clock; returns how many.
+
+        Args:
+            older_than_s: seconds.
+            spare: is asked about all that would go, and names those that must stay. A session in which nobody speaks
+                is not updated, and a clock that is set makes every session look old.
+        """
 
     async def ping(self) -> None:
         """Answers when the store can be written."""

@@ -14,6 +14,7 @@ from session_store.base import (
     SessionExistsError,
     SessionState,
     SessionSummary,
+    Spare,
     StaleOwnerError,
     TooManySessionsError,
     UnknownSessionError,
@@ -253,13 +254,12 @@ class MemoryTranscriptStore:
         self._finals.pop(session_id, None)
         return self._sessions.pop(session_id, None) is not None
 
-    async def purge(self, *, older_than_s: float) -> int:
+    async def purge(self, *, older_than_s: float, spare: Spare | None = None) -> int:
         """See `TranscriptStore.purge`."""
         latest = time.time() - older_than_s
         old = [s.session_id for s in self._sessions.values() if s.updated_at < latest]
-        for session_id in old:
-            await self.delete_session(session_id)
-        return len(old)
+        kept = await spare(old) if spare is not None else ()
+        return sum([await self.delete_session(session_id) for session_id in old if session_id not in kept])
 
     async def ping(self) -> None:
         """Memory always answers."""

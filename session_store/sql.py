@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Insert, Row, Table, case, delete, false, f
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from session_store.base import DEFAULT_DEADLINE_S, Final, SessionSummary, StoreError, UnknownSessionError
+from session_store.base import DEFAULT_DEADLINE_S, Final, SessionSummary, Spare, StoreError, UnknownSessionError
 from session_store.codec import check_id, clean_text, is_id
 from session_store.group_commit import GroupCommit, Work
 from session_store.migrate import is_current, migrate
@@ -151,21 +151,35 @@ class SqlTranscriptStore:
 
         return await self._write(work)
 
-    async def purge(self, *, older_than_s: float) -> int:
+    async def purge(self, *, older_than_s: float, spare: Spare | None = None) -> int:
         """See `TranscriptStore.purge`. Works in small transactions, each with a deadline of its own."""
         is_old = sessions.c.updated_at < server_now() - older_than_s
-
-        async def work(connection: AsyncConnection) -> tuple[int, int]:
-            found = (await connection.scalars(select(sessions.c.session_id).where(is_old).limit(_PURGE_BATCH))).all()
-            gone = await connection.execute(delete(sessions).where(sessions.c.session_id.in_(found), is_old))
-            return len(found), gone.rowcount
-
-        purged = 0
+        purged = stayed = 0
         while True:
-            found, gone = await self._write(work)
+            found = await self._find_old(is_old, skip=stayed)
+            kept = await spare(found) if spare is not None and found else ()
+            gone = await self._delete_old(is_old, [session_id for session_id in found if session_id not in kept])
             purged += gone
-            if found < _PURGE_BATCH:
+            stayed += len(found) - gone
+            if len(found) < _PURGE_BATCH:
                 return purged
+
+    async def _find_old(self, is_old: ColumnElement[bool], *, skip: int) -> Sequence[str]:
+        order = sessions.c.updated_at, sessions.c.session_id
+        query = select(sessions.c.session_id).where(is_old).order_by(*order).offset(skip).limit(_PURGE_BATCH)
+
+        async def work(connection: AsyncConnection) -> Sequence[str]:
+            return (await connection.scalars(query)).all()
+
+        return await self._read(work)
+
+    async def _delete_old(self, is_old: ColumnElement[bool], session_ids: list[str]) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            # One that was updated since they were found is old no more.
+            doomed = delete(sessions).where(sessions.c.session_id.in_(session_ids), is_old)
+            return (await connection.execute(doomed)).rowcount
+
+        return await self._write(work) if session_ids else 0
 
     async def ping(self) -> None:
         """See `TranscriptStore.ping`: writes, so that a full disk or a read-only replica shows."""

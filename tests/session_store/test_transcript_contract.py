@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from session_store import sql
-from session_store.base import Final, TranscriptStore, UnknownSessionError
+from session_store.base import Final, StoreError, TranscriptStore, UnknownSessionError
 from tests.session_store.conftest import SQL_SERVERS
 
 pytestmark = pytest.mark.parametrize("transcript_url", ["memory", "sqlite", *SQL_SERVERS], indirect=True)
@@ -187,6 +188,33 @@ async def test_purge_of_more_than_a_batch(transcripts: TranscriptStore, monkeypa
     await asyncio.gather(*(opened(transcripts, f"s{number}") for number in range(23)))
     assert await transcripts.purge(older_than_s=-3600) == 23
     assert await transcripts.sessions() == []
+
+
+async def test_purge_spares_what_is_still_alive(transcripts: TranscriptStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql, "_PURGE_BATCH", 4)
+    for number in range(11):
+        await opened(transcripts, f"s{number}")
+        await transcripts.append(f"s{number}", FINAL)
+    alive = {"s0", "s1", "s2", "s5", "s9"}
+    asked: list[str] = []
+
+    async def spare(session_ids: Sequence[str]) -> set[str]:
+        asked.extend(session_ids)
+        return alive.intersection(session_ids)
+
+    assert await transcripts.purge(older_than_s=3600, spare=spare) == 0
+    assert not asked
+    assert await transcripts.purge(older_than_s=-3600, spare=spare) == 6
+    assert sorted(asked) == sorted(f"s{number}" for number in range(11))
+    assert {summary.session_id for summary in await transcripts.sessions()} == alive
+    assert await transcripts.finals("s9") == [FINAL]
+
+    async def out_of_reach(session_ids: Sequence[str]) -> set[str]:
+        raise StoreError("away")
+
+    with pytest.raises(StoreError):
+        await transcripts.purge(older_than_s=-3600, spare=out_of_reach)
+    assert len(await transcripts.sessions()) == len(alive)
 
 
 async def test_ping(transcripts: TranscriptStore) -> None:
