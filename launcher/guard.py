@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from launcher.processes import descendants
+from launcher.processes import descendants, read_process
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -165,7 +165,7 @@ class Guard:
                     with suppress(ProcessLookupError):
                         os.kill(process.pid, signal.SIGKILL)
             child.poll()
-            self._reap(child.pid)
+            self._reap([process.pid for process in left if process.pid != child.pid])
         child.wait()
         assert child.stdout is not None
         until = time.monotonic() + DRAIN_S
@@ -174,12 +174,13 @@ class Guard:
                 self._log.write(data)
         self._remove_shared_memory()
 
-    def _reap(self, child: int) -> None:
-        """Collects one adopted process, waiting a moment for it."""
-        for process in descendants(os.getpid()):
-            if process.pid != child and process.parent == os.getpid():
+    def _reap(self, killed: Sequence[int]) -> None:
+        """Collects those of the killed processes that were adopted, waiting a moment for each."""
+        for pid in killed:
+            # Only these: what was made a moment before its maker was killed still lives.
+            if (process := read_process(pid)) is not None and process.parent == os.getpid():
                 with suppress(ChildProcessError):
-                    os.waitpid(process.pid, 0 if process.state != "Z" else os.WNOHANG)
+                    os.waitpid(pid, 0)
 
     def _remove_shared_memory(self) -> None:
         if self._options.shm_prefix:

@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,24 @@ def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
         parent.kill()
 
     _wait_gone(guard, *below)
+
+
+def test_nothing_is_left_of_a_program_that_makes_processes_as_it_is_ended(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    program = f"while :; do sh -c 'echo $$ >> {made}; exec sleep 1000' & done"
+    for _ in range(10):
+        made.write_text("")
+        arguments = ["--log", str(tmp_path / "log"), "--", "sh", "-c", program]
+        with subprocess.Popen(
+            [sys.executable, "-c", PARENT, *arguments], cwd=SOURCE_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as parent:
+            assert parent.stdout is not None
+            guard, _ = map(int, parent.stdout.readline().split())
+            while made.read_text().count("\n") < 5:
+                time.sleep(0.01)  # of a file there is no event to wait for
+            parent.kill()
+        _wait_gone(guard)
+        _wait_gone(*map(int, made.read_text().split()))
 
 
 def test_what_a_killed_program_leaves_behind_is_ended(tmp_path: Path) -> None:
