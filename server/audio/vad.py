@@ -173,7 +173,7 @@ class VadService:
         max_waiting: limit of the windows that wait, over all sessions. A single job may be larger.
     """
 
-    def __init__(self, detector: VoiceDetector, *, gather_ms: float = 10.0, max_waiting: int = 16384) -> None:
+    def __init__(self, detector: VoiceDetector, *, gather_ms: float = 16.0, max_waiting: int = 16384) -> None:
         self._detector = detector
         self._gather_s = gather_ms / 1000
         self._max_waiting = max_waiting
