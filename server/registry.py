@@ -39,7 +39,7 @@ TOUCHES_PER_WINDOW = 4
 """How often within the resume window the stored state is told that its owner lives."""
 
 EXPIRY_GRACE_S = 5.0
-"""Beyond the resume window, before another process closes a session out: its owner may still hold its last words."""
+"""Beyond the time in which its owner would renew it, before another process closes an expired session out."""
 
 SWEEP_LIMIT = 100
 
@@ -56,6 +56,7 @@ class Registry:
     def __init__(self, parts: Parts, settings: Settings) -> None:
         self._parts = parts
         self._settings = settings
+        self._policy, self._policies = settings.policy, settings.policies
         self.quota = AudioQuota(parts.sessions)
         self._live: dict[str, LiveSession] = {}
         self._expiries: dict[str, asyncio.TimerHandle] = {}
@@ -118,7 +119,7 @@ class Registry:
             fence = await self._create(state, identity)
         except StoreError as error:
             raise _store_gone(error) from error
-        session = Session(state, settings, self._settings.policy)
+        session = self._core(state, settings)
         live = self._add(LiveSession(session, session_id, fence, self._parts))
         try:
             await live.register()
@@ -197,7 +198,7 @@ class Registry:
         if local is not None:
             local.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         settings = SessionSettings.from_json(claimed.state.settings)
-        session = Session(claimed.state, settings, self._settings.policy, from_offset=request.from_offset)
+        session = self._core(claimed.state, settings, request.from_offset)
         live = self._add(LiveSession(session, session_id, claimed.fence, self._parts))
         live.attach(outbox)
         return live, "from store"
@@ -273,7 +274,7 @@ class Registry:
         if local is not None:
             local.over(None)
         fence = await self._create(fresh, identity)
-        session = Session(fresh, settings, self._settings.policy)
+        session = self._core(fresh, settings)
         live = self._add(LiveSession(session, fresh.session_id, fence, self._parts))
         live.attach(outbox)
         return live
@@ -294,6 +295,12 @@ class Registry:
         """Checks the token, then takes the session: who has no token must not disturb its owner."""
         given = _hash(secret)
         known = await self._parts.sessions.peek(session_id) if session_id else None
+        local = self._live.get(session_id)
+        is_here = local is not None and not local.is_concluding and _allows(local.session.state(), given, identity)
+        if local is not None and is_here and not isinstance(known, SessionState):
+            # The store's clock was set, or it lost its memory: a session that is alive here is put right there.
+            await local.touch()
+            known = await self._parts.sessions.peek(session_id)
         if known is None or not _allows(known, given, identity):
             raise Closing(CloseCode.NO_SESSION, "there is no session with this token: start a new one")
         claimed = None
@@ -302,6 +309,9 @@ class Registry:
         if not isinstance(claimed, Claimed):
             raise Closing(CloseCode.WINDOW_PASSED, "the session's resume window has passed: start a new one")
         return claimed
+
+    def _core(self, state: SessionState, settings: SessionSettings, from_offset: int | None = None) -> Session:
+        return Session(state, settings, self._policy, policies=self._policies, from_offset=from_offset)
 
     def _opened(self, live: LiveSession, token: str, *, resumed: bool) -> Opened:
         settings = live.session.settings
@@ -361,7 +371,7 @@ class Registry:
         while True:
             await asyncio.sleep(interval)
             try:
-                await asyncio.gather(*(live.touch() for live in self.sessions if live.outbox is not None))
+                await asyncio.gather(*(live.touch() for live in self.sessions if not live.is_concluding))
                 await self._close_out()
             except StoreError as error:
                 log.warning("session store out of reach", error=str(error))
@@ -371,8 +381,9 @@ class Registry:
 
     async def _close_out(self) -> None:
         """Ends sessions whose owner is gone with all it held."""
+        grace_s = self._settings.resume_window_s / TOUCHES_PER_WINDOW + EXPIRY_GRACE_S
         # The store gives each out once: those that cannot be written down now are kept for the next time.
-        self._expired += await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=EXPIRY_GRACE_S)
+        self._expired += await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=grace_s)
         while self._expired:
             state = self._expired[0]
             rate = SessionSettings.from_json(state.settings).sample_rate

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from engines.moonshine import graphs, weights
-from engines.moonshine.graphs import Precision
+from engines.runtime.builder import Precision
 
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp32", "fp16")
 

@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
 from engines.checks import is_silent, nothing_said, refusal
 from engines.moonshine.checks import made_up, without_loop
-from engines.moonshine.decoder import GreedyDecoder, Job, Row
-from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE
-from engines.moonshine.integers import exact_int8
-from engines.moonshine.tokenizer import Tokenizer
+from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE, VOCABULARY
+from engines.moonshine.tokenizer import BOS, EOS, Tokenizer
+from engines.runtime.greedy import GreedyDecoder, Job, Row, Vocabulary
+from engines.runtime.integers import exact_int8
+from engines.runtime.sessions import existing, open_session, providers_for
 
 TOKENS_PER_SECOND = 6.5
 """The usual stop for loops; nobody speaks faster."""
@@ -52,12 +52,13 @@ class MoonshineEngine:
         precision = precision or _best_precision(device)
         if precision not in {"int8", "fp32", "fp16"}:
             raise ValueError(f"precision {precision!r} is unknown: use int8, fp32 or fp16")
-        providers = _providers(device, device_id)
+        providers = providers_for(device, device_id)
         self._on_gpu = device == "cuda"
-        self._encoder = _session(model_dir / f"encoder.{precision}.onnx", providers)
-        self._tokenizer = Tokenizer.load(_existing(model_dir / "tokenizer.bin"))
-        decoder = _session(model_dir / f"decoder.{precision}.onnx", providers)
-        self._decoder = GreedyDecoder(decoder, device, self._tokenizer.find("."))
+        self._encoder = open_session(model_dir / f"encoder.{precision}.onnx", providers)
+        self._tokenizer = Tokenizer.load(existing(model_dir / "tokenizer.bin"))
+        decoder = open_session(model_dir / f"decoder.{precision}.onnx", providers)
+        vocabulary = Vocabulary(range(EOS + 1, VOCABULARY), self._tokenizer.find("."))
+        self._decoder = GreedyDecoder(decoder, device, vocabulary)
         self._dtype = np.float16 if precision == "fp16" else np.float32
         self._threads = 1 if self._on_gpu else max(threads, 1)
         self._pool = ThreadPoolExecutor(self._threads, "moonshine") if self._threads > 1 else None
@@ -87,7 +88,8 @@ class MoonshineEngine:
     def _decode_group(self, windows: list[Window]) -> list[Hypothesis]:
         crosses = self._encode(windows)
         jobs = [
-            Job(cross, window.draft.tolist(), _limit(window)) for window, cross in zip(windows, crosses, strict=True)
+            Job([BOS], cross, window.draft.tolist(), _limit(window))
+            for window, cross in zip(windows, crosses, strict=True)
         ]
         return [self._hypothesis(*pair) for pair in zip(windows, self._decoder.decode(jobs), strict=True)]
 
@@ -147,27 +149,3 @@ def _deal(indices: list[int], lengths: list[int], hands: int) -> list[list[int]]
         dealt[lightest].append(index)
         loads[lightest] += lengths[index]
     return dealt
-
-
-def _providers(device: str, device_id: int) -> list[str | tuple[str, dict[str, str]]]:
-    if device == "cpu":
-        return ["CPUExecutionProvider"]
-    if device != "cuda":
-        raise ValueError(f"device {device!r} is unknown: use cpu or cuda")
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
-        raise ValueError("device cuda was asked for, but this onnxruntime has no CUDA: install onnxruntime-gpu")
-    return [("CUDAExecutionProvider", {"device_id": str(device_id)}), "CPUExecutionProvider"]
-
-
-def _session(path: Path, providers: list[str | tuple[str, dict[str, str]]]) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    return ort.InferenceSession(str(_existing(path)), options, providers=providers)
-
-
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run `make setup`")
-    return path

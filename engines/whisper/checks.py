@@ -41,7 +41,7 @@ class Judgement:
 
     @property
     def retry(self) -> bool:
-        """Whether the full context may help. It did for loops; for cut words and for noise it never did."""
+        """Whether more context may help. It did for loops; for cut words and for noise it never did."""
         return self.looped or (self.unsure and not self.no_speech)
 
 

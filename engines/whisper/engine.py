@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ctranslate2
 import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engines.base import NO_TOKENS, SAMPLE_RATE, EngineError, Hypothesis, Window
 from engines.checks import is_silent, nothing_said, refusal
+from engines.runtime.integers import exact_int8
 from engines.whisper.checks import Judgement, judge
+from engines.whisper.decoders import Decoded, Decoder, DraftedDecoder, PlainDecoder
 from engines.whisper.features import HOP, MelSpectrogram
 from engines.whisper.languages import AUTO, whisper_code
 
 FULL_FRAMES = 3000
+MAX_TRIES = 3
+_MORE_FRAMES = 300
 _MARGIN_SECONDS = 1.0
 _MIN_CONTEXT_SECONDS = 4.0
-_MAX_TOKENS = 220
-_TOKENS_PER_SECOND = 25
-"""Generous: scripts that Whisper spells in bytes take three tokens a letter."""
+_HALF_LETTER = "\ufffd"
+"""What a piece decodes to that holds only some of a letter's bytes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Attempt:
     text: str
-    tokens: list[int]
+    decoded: Decoded
     language: str
-    mean_logprob: float
-    no_speech: float
     judgement: Judgement
 
 
 class WhisperEngine:
     """Decodes windows in about a hundred languages.
 
-    The encoder sees a window's own length and a little silence instead of 30 s. A window whose text loops is decoded
-    once more with the full context; if that does not help either, the answer is no text.
+    The encoder sees a window's own length and a little silence instead of 30 s. On a CPU the decoder takes drafts. A
+    window whose text loops is decoded once more with the full context; if that does not help either, the answer is no
+    text.
     """
 
     def __init__(
@@ -55,7 +58,8 @@ class WhisperEngine:
         """Loads a CTranslate2 folder.
 
         Args:
-            model_dir: folder with ``model.bin``, ``config.json``, ``vocabulary.json`` and ``tokenizer.json``.
+            model_dir: folder with ``model.bin``, ``config.json``, ``vocabulary.json`` and ``tokenizer.json``, and for
+                drafts on a CPU what `engines.whisper.convert` adds to them.
             device: ``cpu`` or ``cuda``.
             device_id: which GPU.
             compute_type: such as ``int8``, ``float16``; empty takes the best one for the device.
@@ -81,10 +85,15 @@ class WhisperEngine:
         self._features = MelSpectrogram(self._model.n_mels)
         self._start = self._id("startoftranscript")
         self._task = [self._id("transcribe"), self._id("notimestamps")]
-        self._end = self._id("endoftext")
+        words, guess = range(self._id("endoftext")), self._tokenizer.encode(".", add_special_tokens=False).ids[0]
+        self._decoder: Decoder = (
+            DraftedDecoder(model_dir, words, guess, threads)
+            if device == "cpu" and exact_int8() and DraftedDecoder.is_in(model_dir)
+            else PlainDecoder(self._model, words)
+        )
 
     def transcribe(self, windows: Sequence[Window]) -> list[Hypothesis | EngineError]:
-        """Decodes each window; see `Engine.transcribe`. Drafts are not used."""
+        """Decodes each window; see `Engine.transcribe`."""
         results: list[Hypothesis | EngineError | None] = [_refusal(window) for window in windows]
         groups: dict[int, list[int]] = {}
         for index, window in enumerate(windows):
@@ -92,19 +101,19 @@ class WhisperEngine:
                 results[index] = nothing_said(window.language)
             elif results[index] is None:
                 groups.setdefault(_context(len(window.audio)), []).append(index)
-        doubtful: list[int] = []
-        for frames, indices in groups.items():
-            for index, attempt in zip(indices, self._attempt([windows[i] for i in indices], frames), strict=True):
-                results[index] = _hypothesis(attempt, tries=1)
-                if attempt.judgement.retry and frames < FULL_FRAMES:
-                    doubtful.append(index)
-        again = self._attempt([windows[index] for index in doubtful], FULL_FRAMES) if doubtful else []
-        for index, attempt in zip(doubtful, again, strict=True):
-            results[index] = _hypothesis(attempt, tries=2)
+        for tries in range(1, MAX_TRIES + 1):
+            doubtful: dict[int, list[int]] = {}
+            for frames, indices in groups.items():
+                for index, attempt in zip(indices, self._attempt([windows[i] for i in indices], frames), strict=True):
+                    results[index] = self._hypothesis(attempt, tries)
+                    if attempt.judgement.retry and frames < FULL_FRAMES:
+                        doubtful.setdefault(_wider(frames, tries), []).append(index)
+            groups = doubtful
         return [result for result in results if result is not None]
 
     def close(self) -> None:
         """Frees the model."""
+        self._decoder.close()
         self._model.unload_model()
 
     def _attempt(self, windows: Sequence[Window], frames: int) -> list[_Attempt]:
@@ -113,18 +122,9 @@ class WhisperEngine:
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(windows, encoded)
         prompts = [[self._start, self._id(code), *self._task] for code in languages]
-        outputs = self._model.generate(
-            encoded,
-            prompts,
-            beam_size=1,
-            max_length=min(_MAX_TOKENS, _TOKENS_PER_SECOND * frames // 100),
-            return_scores=True,
-            return_no_speech_prob=True,
-        )
-        return [
-            self._read(window, language, output)
-            for window, language, output in zip(windows, languages, outputs, strict=True)
-        ]
+        drafts = [[] if frames == FULL_FRAMES else window.draft.tolist() for window in windows]
+        found = self._decoder.decode(encoded, prompts, drafts, frames)
+        return [self._read(*each) for each in zip(windows, languages, found, strict=True)]
 
     def _id(self, mark: str) -> int:
         found: int | None = self._tokenizer.token_to_id(f"<|{mark}|>")
@@ -139,27 +139,29 @@ class WhisperEngine:
         detected = [ranking[0][0].strip("<|>") for ranking in self._model.detect_language(encoded)]
         return [found if code == AUTO else code for code, found in zip(codes, detected, strict=True)]
 
-    def _read(self, window: Window, language: str, output: ctranslate2.models.WhisperGenerationResult) -> _Attempt:
-        tokens = [token for token in output.sequences_ids[0] if token < self._end]
-        text = self._tokenizer.decode(tokens).strip()
-        seconds = len(window.audio) / SAMPLE_RATE
-        judgement = judge(text, seconds, output.scores[0], output.no_speech_prob)
-        return _Attempt(text, tokens, language, output.scores[0], output.no_speech_prob, judgement)
+    def _read(self, window: Window, language: str, decoded: Decoded) -> _Attempt:
+        text = self._tokenizer.decode(decoded.tokens).strip()
+        judgement = judge(text, len(window.audio) / SAMPLE_RATE, decoded.mean_logprob, decoded.no_speech)
+        if decoded.looped:
+            judgement = replace(judgement, looped=True)
+        return _Attempt(text, decoded, language, judgement)
 
-
-def _hypothesis(attempt: _Attempt, tries: int) -> Hypothesis:
-    made_up = attempt.judgement.made_up
-    stats = {
-        "no_speech": attempt.no_speech,
-        "mean_logprob": attempt.mean_logprob,
-        "tries": float(tries),
-        "made_up": float(made_up),
-    }
-    if made_up:
-        return Hypothesis("", NO_TOKENS, 0.0, attempt.language, stats=stats)
-    tokens = np.array(attempt.tokens, np.int32)
-    confidence = math.exp(min(attempt.mean_logprob, 0.0)) if attempt.text else 0.0
-    return Hypothesis(attempt.text, tokens, confidence, attempt.language, stats=stats)
+    def _hypothesis(self, attempt: _Attempt, tries: int) -> Hypothesis:
+        made_up, decoded = attempt.judgement.made_up, attempt.decoded
+        stats = {
+            "no_speech": decoded.no_speech,
+            "mean_logprob": decoded.mean_logprob,
+            "tries": float(tries),
+            "made_up": float(made_up),
+            "decoder_passes": float(decoded.passes),
+            "accepted": float(decoded.confirmed),
+        }
+        if made_up or not any(character.isalnum() for character in attempt.text):
+            return Hypothesis("", NO_TOKENS, 0.0, attempt.language, stats=stats)
+        tokens = np.array(decoded.tokens, np.int32)
+        confidence = math.exp(min(decoded.mean_logprob, 0.0))
+        words = word_confidences([self._tokenizer.decode([token]) for token in decoded.tokens], decoded.probabilities)
+        return Hypothesis(attempt.text, tokens, confidence, attempt.language, words, stats)
 
 
 def _refusal(window: Window) -> EngineError | None:
@@ -172,3 +174,29 @@ def _context(samples: int) -> int:
     """Frames of context for a window: its length and a margin, up to whole seconds. Its neighbours do not matter."""
     seconds = max(_MIN_CONTEXT_SECONDS, math.ceil(samples / SAMPLE_RATE + _MARGIN_SECONDS))
     return min(FULL_FRAMES, int(seconds * SAMPLE_RATE) // HOP)
+
+
+def word_confidences(pieces: Sequence[str], probabilities: Sequence[float]) -> NDArray[np.float32]:
+    """For each word that the pieces joined make at white space, the least probability of its pieces, shape (n,).
+
+    Pieces that are nothing but marks do not count; a word that is nothing but marks has 1. No probabilities, no words.
+    """
+    words: list[float] = []
+    is_open = False
+    for piece, probability in zip(pieces, probabilities, strict=False):
+        spoken = piece.strip()
+        if piece != piece.lstrip():
+            is_open = False
+        if not spoken:
+            continue
+        if not is_open:
+            words.append(1.0)
+            is_open = True
+        if any(character.isalnum() or character == _HALF_LETTER for character in spoken):
+            words[-1] = min(words[-1], probability)
+    return np.array(words, np.float32)
+
+
+def _wider(frames: int, tries: int) -> int:
+    """The context for the try after so many: some more silence, which cures most loops, then all there can be."""
+    return FULL_FRAMES if tries + 1 >= MAX_TRIES else min(FULL_FRAMES, frames + _MORE_FRAMES)

@@ -87,13 +87,17 @@ class Segmenter:
         self._policy = policy
         # The endpoint must not come before the early decode that it relies on.
         self._endpoint = max(-(-endpoint_silence_ms * 16 // VAD_WINDOW), policy.quiet_windows)
-        self._limit = int(policy.max_segment_s * 16000)
+        self.limit(policy.max_segment_s)
         self._window = 0
         self._run = 0
         self._calm_since = 0
         self._start = -1
         self._silence_from = -1
         self._quiet_end = -1
+
+    def limit(self, seconds: float) -> None:
+        """Cuts the open segment when it gets this long."""
+        self._limit = int(seconds * 16000)
 
     @property
     def in_speech(self) -> bool:

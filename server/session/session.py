@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
+from types import MappingProxyType
 
 import numpy as np
 
@@ -59,15 +61,24 @@ class Session:
     """
 
     def __init__(
-        self, state: SessionState, settings: SessionSettings, policy: Policy, *, from_offset: int | None = None
+        self,
+        state: SessionState,
+        settings: SessionSettings,
+        policy: Policy,
+        *,
+        policies: Mapping[str, Policy] = MappingProxyType({}),
+        from_offset: int | None = None,
     ) -> None:
         """Begins, or continues from what the store knows.
+
+        `policies` are for languages whose segments and windows are cut otherwise, as their model is slower.
 
         `from_offset` is the offset of the first sample that will come; beyond `state.acked` the audio between is
         a gap.
         """
         self._state = state
         self._policy = policy
+        self._policies = policies
         self.settings = settings
         origin = max(state.acked, from_offset or 0)
         self._skip = max(0, state.acked - from_offset) if from_offset is not None else 0
@@ -338,12 +349,14 @@ class Session:
             segment.speech_arrival = None  # nobody stopped speaking: there is no end to measure from
 
     def _on_onset(self, event: Onset) -> None:
-        heard = self._chain.input_offset(event.heard)
+        language = self._settings_before(self._chain.input_offset(event.heard)).language
+        policy = self._policies.get(language, self._policy)
+        self._segmenter.limit(policy.max_segment_s)
         self._open = Segment(
-            self._policy,
+            policy,
             start=event.start,
             speech=event.speech,
-            language=self._settings_before(heard).language,
+            language=language,
             start_s=self._chain.seconds(event.start),
         )
         self._send(SpeechStarted(self._chain.seconds(event.speech)))

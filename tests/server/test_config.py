@@ -52,6 +52,20 @@ def test_values_in_code_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(port=9001, state_dir=Path("/x")).port == 9001
 
 
+def test_slow_models_have_a_policy_of_their_own() -> None:
+    policies = load().policies
+    assert "en" not in policies
+    assert (policies["es"].hop_windows, policies["es"].max_segment_s, policies["auto"].trim_after_s) == (8, 12, 4.5)
+    changed = load(windows={"asr": {"hop_ms": 640}}, speech_threshold=0.6).policies
+    assert set(changed) == {"en"}
+    assert (changed["en"].hop_windows, changed["en"].max_segment_s, changed["en"].speech_threshold) == (20, 20, 0.6)
+
+
+def test_a_windows_setting_that_is_unknown_is_refused() -> None:
+    with pytest.raises(ConfigError, match="STARLING_WINDOWS"):
+        load(windows={"asr": {"hop": 640}})
+
+
 def test_the_policy_follows_the_settings() -> None:
     policy = load(hop_ms=640, max_segment_s=10, speech_threshold=0.1).policy
     assert (policy.hop_windows, policy.max_segment_s) == (20, 10)

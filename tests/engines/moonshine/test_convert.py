@@ -9,7 +9,7 @@ import pytest
 
 from engines.moonshine import graphs, weights
 from engines.moonshine.convert import convert
-from engines.moonshine.weights import Linear
+from engines.runtime.linear import Linear
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engines.base import EngineError, Hypothesis, Window
 from engines.moonshine.engine import MoonshineEngine
-from engines.moonshine.integers import exact_int8
+from engines.runtime.integers import exact_int8
 from tests.engines.conftest import Clip
 
 SPEECH = np.random.default_rng(0).normal(0, 2000, 16000).astype(np.int16)

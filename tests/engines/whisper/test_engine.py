@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from engines.base import EngineError, Hypothesis, Window
 from engines.whisper.checks import Judgement, judge
-from engines.whisper.engine import FULL_FRAMES, WhisperEngine
+from engines.whisper.engine import FULL_FRAMES, MAX_TRIES, WhisperEngine, word_confidences
 from tests.engines.conftest import Clip
 
 NOISE = np.random.default_rng(0).normal(0, 2000, 32000).astype(np.int16)
@@ -67,31 +68,98 @@ def test_neighbours_do_not_matter(
         assert together.confidence == pytest.approx(alone.confidence, rel=1e-3)
 
 
-def test_drafts_change_nothing(whisper: WhisperEngine, clips: list[Clip]) -> None:
-    draft = np.array([-1, 5, 10**9, 50257], np.int64).astype(np.int32)
-    plain, drafted = decode(whisper, Window(clips[1].audio, "en"), Window(clips[1].audio, "en", draft))
-    assert plain.text == drafted.text
-
-
-def test_a_loop_is_decoded_again_with_the_full_context(
-    whisper: WhisperEngine, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+def test_drafts_change_nothing(
+    whisper: WhisperEngine, cut_windows: Callable[..., list[NDArray[np.int16]]], clips: list[Clip]
 ) -> None:
-    """Every first text is taken for a loop; the second try's text is what a full context gives."""
-    (wanted,) = whisper._attempt([Window(clips[0].audio, "en")], FULL_FRAMES)
+    """Garbage, another window's tokens, and the text of the same speech a third of a second before."""
+    garbage = np.array([-1, 5, 10**9, 50257], np.int64).astype(np.int32)
+    windows = cut_windows(12, seed=3, longest=6.0)
+    plain = decode(whisper, *[Window(audio, "en") for audio in windows])
+    earlier = decode(whisper, *[Window(audio[: max(2000, len(audio) - 5120)], "en") for audio in windows])
+    for drafts in ([garbage] * 12, [result.tokens for result in plain[1:] + plain[:1]], [r.tokens for r in earlier]):
+        drafted = decode(whisper, *[Window(a, "en", d) for a, d in zip(windows, drafts, strict=True)])
+        for one, other in zip(plain, drafted, strict=True):
+            assert (one.text, one.confidence, one.stats["tries"]) == (
+                other.text,
+                other.confidence,
+                other.stats["tries"],
+            )
+            assert np.array_equal(one.tokens, other.tokens)
+
+
+def test_a_draft_saves_passes(whisper: WhisperEngine, clips: list[Clip]) -> None:
+    (first,) = decode(whisper, Window(clips[2].audio, "en"))
+    (again,) = decode(whisper, Window(clips[2].audio, "en", first.tokens))
+    assert again.text == first.text
+    assert again.stats["accepted"] >= len(first.tokens) - 1
+    assert again.stats["decoder_passes"] <= 2 < first.stats["decoder_passes"]
+
+
+def test_words_have_confidences(whisper: WhisperEngine, clips: list[Clip]) -> None:
+    (result,) = decode(whisper, Window(clips[2].audio, "en"))
+    assert len(result.words) == len(result.text.split())
+    assert ((result.words > 0) & (result.words <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "probabilities", "wanted"),
+    [
+        ([" And", " so", ",", " my"], [0.9, 0.8, 0.1, 0.7], [0.9, 0.8, 0.7]),
+        ([" fell", "ow", "-", "am"], [0.9, 0.5, 0.1, 0.6], [0.5]),
+        ([" ¿", "qu", "é", "?"], [0.2, 0.9, 0.8, 0.3], [0.8]),
+        ([" ", "да", " н\ufffd", "\ufffd"], [0.9, 0.8, 0.7, 0.6], [0.8, 0.6]),
+        ([" -", " yes"], [0.1, 0.9], [1.0, 0.9]),
+        ([" no", " probabilities"], [], []),
+    ],
+)
+def test_a_word_is_as_sure_as_its_least_sure_piece(
+    pieces: list[str], probabilities: list[float], wanted: list[float]
+) -> None:
+    assert word_confidences(pieces, probabilities) == pytest.approx(np.array(wanted, np.float32))
+
+
+def test_without_the_graphs_ctranslate2_decodes(
+    whisper_dir: Path, whisper: WhisperEngine, clips: list[Clip], tmp_path: Path
+) -> None:
+    for name in ("model.bin", "config.json", "vocabulary.json", "tokenizer.json"):
+        (tmp_path / name).symlink_to(whisper_dir / name)
+    with closing(WhisperEngine(tmp_path, threads=2)) as plain:
+        windows = [Window(clip, "en") for clip in (NOISE, NOISE[:16000])]
+        assert [result.text for result in decode(plain, *windows)] == ["", ""]
+        spoken = Window(clips[2].audio, "en")
+        (drafted,) = decode(whisper, spoken)
+        (result,) = decode(plain, spoken)
+    assert result.text.split()[:3] == drafted.text.split()[:3]
+    assert len(result.words) == 0
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_loop_is_decoded_again_with_more_context(
+    whisper: WhisperEngine, clips: list[Clip], monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """The first texts are taken for loops; the last try has the full context."""
     calls: list[str] = []
+    contexts: list[int] = []
+    attempt = WhisperEngine._attempt
 
-    def first_fails(text: str, seconds: float, mean_logprob: float, no_speech: float) -> Judgement:
+    def first_fail(text: str, seconds: float, mean_logprob: float, no_speech: float) -> Judgement:
         calls.append(text)
-        looped = len(calls) == 1
-        return judge("la " * 100 if looped else text, seconds, mean_logprob, no_speech)
+        return judge("la " * 100 if len(calls) <= failures else text, seconds, mean_logprob, no_speech)
 
-    monkeypatch.setattr("engines.whisper.engine.judge", first_fails)
-    (result,) = decode(whisper, Window(clips[0].audio, "en"))
-    assert result.stats["tries"] == 2
-    assert result.text == wanted.text
+    def noted(engine: WhisperEngine, windows: list[Window], frames: int) -> object:
+        contexts.append(frames)
+        return attempt(engine, windows, frames)
+
+    monkeypatch.setattr("engines.whisper.engine.judge", first_fail)
+    monkeypatch.setattr(WhisperEngine, "_attempt", noted)
+    (result,) = decode(whisper, Window(clips[0].audio[:80000], "en"))
+    assert result.stats["tries"] == failures + 1
+    assert result.text == calls[-1] != ""
+    assert contexts == sorted(set(contexts))
+    assert (contexts[-1] == FULL_FRAMES) == (failures == MAX_TRIES - 1)
 
 
-def test_a_loop_in_both_tries_gives_no_text(
+def test_a_loop_in_every_try_gives_no_text(
     whisper: WhisperEngine, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("engines.whisper.engine.judge", lambda _text, *rest: judge("la " * 100, *rest))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -286,13 +286,18 @@ class Shell:
 
 
 def begin(
-    settings: SessionSettings | None = None, policy: Policy = QUICK, *, with_words: bool = True, **state: object
+    settings: SessionSettings | None = None,
+    policy: Policy = QUICK,
+    *,
+    policies: Mapping[str, Policy] | None = None,
+    with_words: bool = True,
+    **state: object,
 ) -> Shell:
     """A fresh session under a shell."""
     chosen = settings or SessionSettings()
     first = replace(SessionState("s", b"", settings=chosen.to_json()), **state)  # type: ignore[arg-type]
     durable = Durable(first)
-    return Shell(Session(first, chosen, policy), durable, with_words=with_words)
+    return Shell(Session(first, chosen, policy, policies=policies or {}), durable, with_words=with_words)
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,15 @@ def test_what_is_still_to_be_taken_back_holds_the_seq() -> None:
     assert [(p.seq, p.text[:3]) for p in shell.partials()][-2:] == [(1, ""), (1, "the")]
 
 
+def test_a_language_may_be_cut_by_a_policy_of_its_own() -> None:
+    shell = begin(PLAIN, policies={"fr": replace(QUICK, max_segment_s=1.0)})
+    hear(shell, ("Anna", 1600), (SILENCE, 600))
+    assert len(shell.finals()) == 1
+    shell.do(shell.session.set_language("fr"))
+    hear(shell, ("Anna", 1600), (SILENCE, 600))
+    assert [final.language for final in shell.finals()] == ["en", "fr", "fr"]
+
+
 def test_partials_are_wanted_every_hop_and_for_the_oldest_sample() -> None:
     shell = begin()
     hear(shell, ("Anna", 800))

@@ -3,13 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.moonshine.drafts import Draft
+from engines.runtime.drafts import Draft
 
 GUESS = 9
 
 
 def _draft(*tokens: int) -> Draft:
-    return Draft(tokens, 1000, GUESS)
+    return Draft(tokens, range(3, 1000), GUESS)
 
 
 def test_proposes_all_that_is_left() -> None:
@@ -54,7 +54,7 @@ def test_finds_its_way_back_after_an_inserted_token() -> None:
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 999)), max_size=30),
 )
 def test_never_runs_out_of_its_tokens(tokens: list[int], moves: list[tuple[int, int]]) -> None:
-    draft = Draft(tokens, 1000, GUESS)
+    draft = Draft(tokens, range(3, 1000), GUESS)
     for confirmed, correction in moves:
         draft.advance(min(confirmed, len(draft.proposal(100))), correction)
         assert draft.proposal(100)

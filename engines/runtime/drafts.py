@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_LAST_MARK = 2
 _LOOK_BACK = 2
 _LOOK_AHEAD = 8
 
@@ -16,9 +15,9 @@ _LOOK_AHEAD = 8
 class Draft:
     """A cursor over an earlier hypothesis that follows what the decoder accepts."""
 
-    def __init__(self, tokens: Sequence[int], vocabulary: int, guess: int) -> None:
+    def __init__(self, tokens: Sequence[int], allowed: range, guess: int) -> None:
         """Takes any ids; those that no hypothesis can hold are left out. `guess` is proposed after the last one."""
-        self._tokens = [token for token in tokens if _LAST_MARK < token < vocabulary]
+        self._tokens = [token for token in tokens if token in allowed]
         self._guess = guess
         self._next = 0
 

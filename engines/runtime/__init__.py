@@ -1,0 +1,1 @@
+"""What the engines on ONNX Runtime share: writing graphs, and greedy decoding with drafts."""

@@ -1,0 +1,65 @@
+"""What ends a row, whatever the network."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.runtime.drafts import Draft
+from engines.runtime.greedy import Row, Vocabulary, is_loop
+
+WORDS = range(3, 1000)
+
+
+def row(*, stops_loops: bool, limit: int = 100) -> Row:
+    return Row([1], Vocabulary(WORDS, 9, stops_loops), Draft([], WORDS, 9), limit)
+
+
+def feed(taker: Row, said: list[int], sizes: list[int]) -> None:
+    """Lets the decoder choose what was `said`, with drafts that are right for stretches of these sizes."""
+    at = turn = 0
+    while not taker.done and at < len(said):
+        size = min(sizes[turn % len(sizes)], len(said) - at)
+        turn += 1
+        chosen = said[at : at + size]
+        taker.take([0, *chosen[:-1]], chosen, [0.5] * size)
+        at += size
+
+
+@pytest.mark.parametrize(
+    ("tokens", "looped"),
+    [
+        ([5] * 11, False),
+        ([5] * 12, True),
+        ([8, *[5, 6] * 6], True),
+        ([5, 6] * 5, False),
+        ([1, *[5, 6, 7, 8, 9] * 3], True),
+        ([1, *[5, 6, 7, 8, 9] * 2, 5, 6, 7, 8], False),
+        (list(range(10, 22)) * 3, True),
+        (list(range(10, 23)) * 3, False),
+    ],
+)
+def test_what_counts_as_a_loop(tokens: list[int], looped: bool) -> None:
+    assert is_loop(tokens) == looped
+
+
+@given(st.lists(st.integers(3, 6), min_size=1, max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_where_a_row_stops_hangs_on_no_draft(said: list[int], sizes: list[int]) -> None:
+    one, other = row(stops_loops=True), row(stops_loops=True)
+    feed(one, said, [1])
+    feed(other, said, sizes)
+    assert (one.tokens, one.looped) == (other.tokens, other.looped)
+    assert len(one.tokens) == len(one.probabilities) or one.ended
+
+
+def test_loops_go_on_to_the_limit_where_they_may() -> None:
+    taker = row(stops_loops=False, limit=30)
+    feed(taker, [5] * 60, [1])
+    assert (len(taker.tokens), taker.looped, taker.done) == (30, False, True)
+
+
+def test_a_token_that_is_no_word_ends_a_row() -> None:
+    taker = row(stops_loops=True)
+    feed(taker, [5, 6, 2], [2])
+    assert (taker.tokens, taker.ended) == ([5, 6], True)
