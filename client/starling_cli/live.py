@@ -62,7 +62,8 @@ class View:
 
     def __init__(self) -> None:
         """Begin with an open connection and silence."""
-        self.partial: Partial | None = None
+        self.partials: dict[int, Partial] = {}
+        """Those whose finals are still to come, by seq: while one is being stored, the next is already spoken."""
         self.state = "connected"
         self.lag_s: float | None = None
         self.level = Level()
@@ -71,10 +72,10 @@ class View:
         """Note an event; `sent_s` is how much audio was sent when it came."""
         match event:
             case Partial():
-                self.partial = event
+                self.partials[event.seq] = event
                 self.lag_s = max(0.0, sent_s - event.end)
-            case Final() if self.partial is not None and self.partial.seq <= event.seq:
-                self.partial = None
+            case Final():
+                self.partials = {seq: partial for seq, partial in self.partials.items() if seq > event.seq}
             case Reconnecting():
                 self.state = f"connection lost, attempt {event.attempt}"
             case Reconnected():
@@ -85,9 +86,10 @@ class View:
         from rich.text import Text
 
         text = Text()
-        if self.partial is not None:
-            text.append(printable(self.partial.stable_text), "default")
-            text.append(printable(self.partial.unstable_text), "bright_black")
+        for number, partial in enumerate(self.partials.values()):
+            text.append(" " if number else "")
+            text.append(printable(partial.stable_text), "default")
+            text.append(printable(partial.unstable_text), "bright_black")
         lag = "" if self.lag_s is None else f"   lag {self.lag_s:.1f} s"
         text.append(f"\n{self.level.bar()}   {self.state}{lag}", "green" if self.state == "connected" else "yellow")
         return text

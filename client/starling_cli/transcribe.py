@@ -65,15 +65,15 @@ class TextPrinter:
         self._headings = headings
         self._line = LiveLine(sys.stdout)
         self._progress = ""
-        self._partial = ""
-        self._partial_seq = -1
+        self._partials: dict[int, str] = {}
         self._note = ""
 
     def begin(self, name: str) -> None:
         """A new file begins."""
         if self._headings:
             self._line.finish(f"==> {name} <==")
-        self._partial = self._note = self._progress = ""
+        self._note = self._progress = ""
+        self._partials = {}
 
     def progress(self, done_s: float, total_s: float | None) -> None:
         """So much of the file is through."""
@@ -87,10 +87,9 @@ class TextPrinter:
         """Print an event."""
         match event:
             case Partial():
-                self._partial, self._partial_seq = printable(event.text), event.seq
+                self._partials[event.seq] = printable(event.text)
             case Final():
-                if self._partial_seq <= event.seq:
-                    self._partial = ""
+                self._partials = {seq: text for seq, text in self._partials.items() if seq > event.seq}
                 if event.text:
                     self._line.finish(printable(event.text))
             case Reconnecting():
@@ -107,7 +106,7 @@ class TextPrinter:
         self._line.clear()
 
     def _show(self) -> None:
-        self._line.show(f"{self._progress}{self._note}", self._partial)
+        self._line.show(f"{self._progress}{self._note}", " ".join(self._partials.values()))
 
 
 class JsonPrinter:

@@ -15,7 +15,8 @@ export class Transcript {
   #offset = 0;
   #length = 0;
   #startsTake = false;
-  #openSeq = -1;
+  /** Partials whose finals are still to come, by seq: while one is being stored, the next is already spoken. */
+  /** @type {Map<number, {text: string, stable: number, seq: number, start: number, language: string}>} */ #open = new Map();
 
   constructor() {
     this.#latest.addEventListener("click", () => this.#toEnd());
@@ -31,7 +32,6 @@ export class Transcript {
   begin() {
     this.#offset = this.#length;
     this.#startsTake = this.#lines.length > 0;
-    this.#openSeq = -1;
     this.hidePartial();
   }
 
@@ -43,26 +43,37 @@ export class Transcript {
   /** @param {{text: string, stable: number, seq: number, start: number, language: string}} partial */
   showPartial(partial) {
     const follow = this.#isAtEnd;
-    const [stable, unstable] = splitStable(partial);
-    element("partial-time").textContent = timestamp(this.#offset + partial.start);
-    element("partial-words").lang = partial.language === "auto" ? "" : partial.language;
-    element("stable").textContent = stable;
-    element("unstable").textContent = unstable;
-    this.#openSeq = partial.seq;
-    this.#partial.hidden = false;
+    if (partial.text) this.#open.set(partial.seq, partial);
+    else this.#open.delete(partial.seq);
     this.#partial.classList.toggle("take", this.#startsTake);
+    this.#renderOpen();
     this.#keepUp(follow);
   }
 
   hidePartial() {
-    this.#partial.hidden = true;
-    element("stable").textContent = element("unstable").textContent = "";
+    this.#open.clear();
+    this.#renderOpen();
+  }
+
+  #renderOpen() {
+    const partials = [...this.#open.values()];
+    const last = partials.pop();
+    this.#partial.hidden = last === undefined;
+    const [stable, unstable] = last === undefined ? ["", ""] : splitStable(last);
+    if (last !== undefined) {
+      element("partial-time").textContent = timestamp(this.#offset + (partials[0] ?? last).start);
+      element("partial-words").lang = last.language === "auto" ? "" : last.language;
+    }
+    element("stable").textContent = [...partials.map((partial) => partial.text), stable].join(" ");
+    element("unstable").textContent = unstable;
   }
 
   /** @param {{text: string, seq: number, start: number, end: number, language: string}} final */
   add(final) {
     const follow = this.#isAtEnd;
-    if (this.#openSeq <= final.seq) this.hidePartial();
+    for (const seq of [...this.#open.keys()]) if (seq <= final.seq) this.#open.delete(seq);
+    this.#renderOpen();
+    if (!final.text) return; // Words that were shown turned out to be none.
     const line = { text: final.text, start: this.#offset + final.start, end: this.#offset + final.end };
     this.#lines.push(line);
     this.measure(final.end);
