@@ -152,10 +152,13 @@ class SessionStore(Protocol):
         """
 
     async def expired(self, limit: int, *, grace_s: float = 0.0) -> Sequence[SessionState]:
-        """Sessions whose time to live passed more than `grace_s` ago, at most `limit`, oldest first.
+        """Sessions whose time to live has passed and which nobody has renewed for `grace_s` since a call of this method
+        first found them so; at most `limit`, those that were found first, first.
 
         Each is given out once over all gateways; to its last owner it is stale from then on. The grace lets the
-        gateway that still holds the session's audio close it out itself, with the last words in it.
+        gateway that still holds the session's audio close it out itself, with the last words in it. It counts from a
+        call, and not from the end of the time to live: a store that was out of reach for long, or whose clock was
+        set, finds all sessions expired at once, and those that live must have the time to say so.
         """
 
     async def issue_ticket(self, ticket_hash: bytes, key_id: str, *, ttl_s: float) -> None:

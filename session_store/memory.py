@@ -30,6 +30,11 @@ class _Record:
     fence: int
     owner: str
     deadline: float
+    late_since: float | None = None  # when it was first found expired
+
+    def renew(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.late_since = None
 
 
 class MemorySessionStore:
@@ -83,7 +88,7 @@ class MemorySessionStore:
         record = self._records[session_id]
         record.fence += 1
         record.owner = owner
-        record.deadline = self._clock() + ttl_s
+        record.renew(self._clock() + ttl_s)
         return Claimed(state, record.fence)
 
     async def save(self, state: SessionState, *, fence: int, ttl_s: float) -> None:
@@ -98,7 +103,7 @@ class MemorySessionStore:
         record.body = body
         record.token_hash = state.token_hash
         record.key_id = state.key_id
-        record.deadline = self._clock() + ttl_s
+        record.renew(self._clock() + ttl_s)
 
     async def touch(self, session_id: str, *, fence: int, ttl_s: float) -> None:
         """See `SessionStore.touch`."""
@@ -106,7 +111,7 @@ class MemorySessionStore:
         if record is None:
             raise UnknownSessionError(f"session {session_id} is not in the store")
         _check_owner(record, fence, session_id)
-        record.deadline = self._clock() + ttl_s
+        record.renew(self._clock() + ttl_s)
 
     async def delete(self, session_id: str, *, fence: int) -> None:
         """See `SessionStore.delete`."""
@@ -119,14 +124,15 @@ class MemorySessionStore:
 
     async def expired(self, limit: int, *, grace_s: float = 0.0) -> Sequence[SessionState]:
         """See `SessionStore.expired`."""
-        latest = self._clock() - grace_s
-        due = sorted(
-            (record.deadline, session_id)
-            for session_id, record in self._records.items()
-            if record.body is not None and record.deadline <= latest
-        )
+        now = self._clock()
+        due = []
+        for session_id, record in self._records.items():
+            if record.body is not None and record.deadline <= now:
+                record.late_since = now if record.late_since is None else record.late_since
+                if record.late_since + grace_s <= now:
+                    due.append((record.late_since, record.deadline, session_id))
         states = []
-        for _, session_id in due[:limit]:
+        for _, _, session_id in sorted(due)[:limit]:
             record = self._records[session_id]
             assert record.body is not None
             states.append(load_state(session_id, record.token_hash, record.key_id, record.body))

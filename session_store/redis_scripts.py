@@ -1,9 +1,10 @@
 """The session store's operations as Lua, which Redis runs one at a time: nothing can come between a check and a write.
 
 For each session there is a hash (`token_hash`, `key_id`, `body`, `fence`, `owner`) and beside it a *live* key, whose
-native expiry is the end of the resume window. A hash without its live key is an expired session; one without `body`
-has been ended or closed out, too. The hash goes a day after the live key. A sorted set of deadlines tells which
-sessions are to be closed out. All keys of a call are on one server: Redis Cluster is not supported.
+native expiry is the end of the resume window. A hash without its live key is an expired session, `late` once that was
+noticed; one without `body` has been ended or closed out, too. The hash goes a day after the live key. A sorted set of
+deadlines tells which sessions are to be closed out. All keys of a call are on one server: Redis Cluster is not
+supported.
 
 Times are of Redis's own clock, in milliseconds.
 """
@@ -23,6 +24,7 @@ end
 
 local function renew(ttl, tombstone)
   redis.call('PEXPIRE', hash, ttl + tombstone)
+  redis.call('HDEL', hash, 'late')
   redis.call('SET', live, '', 'PX', ttl)
   redis.call('ZADD', deadlines, now() + ttl, id)
   local key_id = redis.call('HGET', hash, 'key_id')
@@ -155,18 +157,25 @@ return standing
 """
 )
 
+# A session that is found late for the first time is marked as such, and its deadline set to that moment.
 # KEYS: deadlines. ARGV: prefix, limit, grace, tombstone, message. Returns {id, token_hash, key_id, body} for each.
 EXPIRED = """
 local prefix, limit, grace, tombstone = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local closed = {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - grace, 'LIMIT', 0, limit)) do
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
+for place = 1, #due, 2 do
+  local id, score = due[place], tonumber(due[place + 1])
   local hash, live = prefix .. 'session:' .. id, prefix .. 'live:' .. id
   local left = redis.call('PTTL', live)
+  local is_late = redis.call('HEXISTS', hash, 'late') == 1
   if left > 0 then
     redis.call('ZADD', KEYS[1], now + left, id)
-  else
+  elseif grace > 0 and not is_late and redis.call('HEXISTS', hash, 'body') == 1 then
+    redis.call('HSET', hash, 'late', 1)
+    redis.call('ZADD', KEYS[1], now, id)
+  elseif score <= now - grace or not is_late then
     redis.call('ZREM', KEYS[1], id)
     local found = redis.call('HMGET', hash, 'token_hash', 'key_id', 'body')
     if found[3] then

@@ -43,7 +43,11 @@ _VERSION_2 = (
     # One row for each key: of the last day on which it was used.
     "CREATE TABLE usage (key_id TEXT PRIMARY KEY, day INTEGER NOT NULL, seconds REAL NOT NULL) WITHOUT ROWID",
 )
-_MIGRATIONS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = (
+    # When it was first found expired.
+    "ALTER TABLE session ADD COLUMN late_since REAL",
+)
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 _SCHEMA_VERSION = len(_MIGRATIONS)
 
 
@@ -112,7 +116,8 @@ class SqliteSessionStore:
             if not isinstance(state, SessionState):
                 return state
             (fence,) = db.execute(
-                "UPDATE session SET fence = fence + 1, owner = ?, deadline = ? WHERE id = ? RETURNING fence",
+                "UPDATE session SET fence = fence + 1, owner = ?, deadline = ?, late_since = NULL WHERE id = ? "
+                "RETURNING fence",
                 (owner, self._clock.now() + ttl_s, session_id),
             ).fetchone()
             return Claimed(state, fence)
@@ -135,7 +140,8 @@ class SqliteSessionStore:
         def run(db: sqlite3.Connection) -> None:
             if _check_owner(db, session_id, fence) is None:
                 raise UnknownSessionError(f"session {session_id} is not in {self._path}")
-            db.execute("UPDATE session SET deadline = ? WHERE id = ?", (self._clock.now() + ttl_s, session_id))
+            deadline = self._clock.now() + ttl_s
+            db.execute("UPDATE session SET deadline = ?, late_since = NULL WHERE id = ?", (deadline, session_id))
 
         await self._worker.run(run)
 
@@ -158,10 +164,12 @@ class SqliteSessionStore:
         def run(db: sqlite3.Connection) -> list[SessionState]:
             now = self._clock.now()
             db.execute("DELETE FROM session WHERE body IS NULL AND deadline < ?", (now - TOMBSTONE_S,))
+            is_due = "body IS NOT NULL AND deadline <= ?"
+            db.execute(f"UPDATE session SET late_since = ? WHERE {is_due} AND late_since IS NULL", (now, now))
             rows = db.execute(
-                "SELECT id, token_hash, key_id, body FROM session "
-                "WHERE body IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",
-                (now - grace_s, limit),
+                f"SELECT id, token_hash, key_id, body FROM session WHERE {is_due} AND late_since <= ? "
+                "ORDER BY late_since, deadline LIMIT ?",
+                (now, now - grace_s, limit),
             ).fetchall()
             db.executemany(
                 "UPDATE session SET body = NULL, fence = fence + 1 WHERE id = ?",

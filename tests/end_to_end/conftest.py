@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -113,9 +113,16 @@ def make_gateway(triton: TritonProcess, tmp_path: Path) -> Iterator[MakeGateway]
     """Gateways of the test's own on the shared Triton (or on `triton_addresses`), ready; settings by name."""
     made: list[GatewayProcess] = []
 
-    def make(*, folder: str = "", triton_addresses: list[str] | None = None, **settings: object) -> GatewayProcess:
+    def make(
+        *,
+        folder: str = "",
+        triton_addresses: list[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> GatewayProcess:
         addresses = triton_addresses or [triton.options.grpc_url]
         process = GatewayProcess(tmp_path / (folder or f"gateway-{len(made)}"), addresses, **settings)
+        process.environment = environment or {}
         made.append(process)
         return process.start()
 

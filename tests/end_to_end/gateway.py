@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launcher.paths import SOURCE_ROOT
@@ -30,6 +30,8 @@ class GatewayProcess:
 
     def __init__(self, folder: Path, triton_addresses: list[str], **settings: object) -> None:
         self.folder = folder
+        self.environment: Mapping[str, str] = {}
+        """Variables beyond the settings."""
         self._lease = lease_port()
         self.port = self._lease.port
         self._settings = settings
@@ -72,6 +74,7 @@ class GatewayProcess:
             "STARLING_TRITON_ADDRESSES": json.dumps(self._addresses),
             "STARLING_LOG_FORMAT": "json",
             "PYTHONPATH": str(SOURCE_ROOT),
+            **self.environment,
             **given,
         }
         with (self.folder / "gateway.log").open("ab") as log:
@@ -156,7 +159,7 @@ class GatewayProcess:
 
 
 MakeGateway = Callable[..., GatewayProcess]
-"""`make_gateway(folder="", triton_addresses=None, **settings)`: a gateway of the test's own, ready."""
+"""`make_gateway(folder="", triton_addresses=None, environment=None, **settings)`: one of the test's own, ready."""
 
 
 def _text(value: object) -> str:

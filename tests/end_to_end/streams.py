@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 import starling_client
+from session_store.factory import open_transcript_store, sqlite_url
 from starling_client import ErrorEvent, Event, Final, Partial, Reconnected, ResumePolicy, SessionStarted
 from tests.end_to_end.gateway import GatewayProcess
 from tests.end_to_end.speaker import clip, frames
 
 DEADLINE_S = 180.0
+FAST = 8.0
 QUICK = ResumePolicy(backoff_base_s=0.05, backoff_cap_s=0.5, reconnect_timeout_s=60, dead_after_s=4, ping_interval_s=1)
 PATIENT = ResumePolicy(backoff_base_s=0.05, backoff_cap_s=0.5, reconnect_timeout_s=90, dead_after_s=30)
 """Never takes a server that is only slow for a dead one."""
@@ -30,12 +32,16 @@ def speech(*names: str) -> bytes:
     return np.concatenate([part for piece in pieces for part in (piece, pause)]).tobytes()
 
 
-async def paced(data: bytes, speed: float = 8.0) -> AsyncIterator[bytes]:
-    """Frames of 20 ms, so many times faster than real time: a break finds the server in the middle of its work."""
+async def paced(data: bytes, speed: float = FAST, hurry: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """Frames of 20 ms, so many times faster than real time: a break finds the server in the middle of its work.
+
+    `hurry`: once it is set, there is nothing more to wait for.
+    """
     loop = asyncio.get_running_loop()
-    started = loop.time()
-    for number, frame in enumerate(frames(data, 640)):
-        await asyncio.sleep(max(0.0, started + number * 0.02 / speed - loop.time()))
+    due = loop.time()
+    for frame in frames(data, 640):
+        await asyncio.sleep(max(0.0, due - loop.time()))
+        due += 0.02 / (FAST if hurry is not None and hurry.is_set() else speed)
         yield frame
 
 
@@ -91,7 +97,8 @@ async def transcribe(
     data: bytes,
     policy: ResumePolicy = QUICK,
     *,
-    speed: float = 8.0,
+    speed: float = FAST,
+    hurry: asyncio.Event | None = None,
     into: Transcript | None = None,
     deadline_s: float = DEADLINE_S,
     **options: Any,
@@ -99,7 +106,7 @@ async def transcribe(
     """A whole session; `into` can be looked at while it goes on."""
     heard = into or Transcript()
     async with asyncio.timeout(deadline_s), starling_client.connect(url, policy=policy, **options) as session:
-        async for event in session.stream(paced(data, speed)):
+        async for event in session.stream(paced(data, speed, hurry)):
             heard.take(event)
     return heard
 
@@ -114,3 +121,14 @@ async def until_speech(gateway: GatewayProcess) -> None:
     async with asyncio.timeout(60):
         while await asyncio.to_thread(words) <= before:
             await asyncio.sleep(0.05)
+
+
+async def stored(gateway: GatewayProcess, session_id: str) -> list[Said]:
+    """What the transcript store has of a session."""
+    url = str(gateway.setting("transcript_store", sqlite_url(gateway.folder / "state" / "transcripts.sqlite")))
+    store = open_transcript_store(url)
+    try:
+        finals = await store.finals(session_id)
+    finally:
+        await store.close()
+    return [(final.seq, final.text, final.start, final.end) for final in finals]

@@ -21,12 +21,12 @@ from websockets.exceptions import ConnectionClosed
 from launcher.ports import lease_port
 from launcher.triton import TritonProcess
 from session_store.base import PartialFeed
-from session_store.factory import open_session_store, open_transcript_store, sqlite_url
+from session_store.factory import open_session_store, sqlite_url
 from starling_client import Ack, ErrorEvent, Final
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.speaker import clip, frames, recite, speaking
-from tests.end_to_end.streams import PATIENT, Said, Transcript, speech, transcribe, until_speech
+from tests.end_to_end.streams import PATIENT, Said, Transcript, speech, stored, transcribe, until_speech
 from tests.server.inference.fake_triton import AbortError, Asked, FakeTriton
 from tests.servers.mariadb import MariadbServer
 from tests.servers.process import Server
@@ -325,17 +325,6 @@ async def check_goes_on(gateway: GatewayProcess, heard: Transcript) -> int:
     assert not [event for event in heard.events[told:] if isinstance(event, Final | Ack)]
     assert not [event for event in heard.events if isinstance(event, ErrorEvent) and not event.recoverable]
     return told
-
-
-async def stored(gateway: GatewayProcess, session_id: str) -> list[Said]:
-    """What the transcript store has of a session."""
-    url = str(gateway.setting("transcript_store", sqlite_url(gateway.folder / "state" / "transcripts.sqlite")))
-    store = open_transcript_store(url)
-    try:
-        finals = await store.finals(session_id)
-    finally:
-        await store.close()
-    return [(final.seq, final.text, final.start, final.end) for final in finals]
 
 
 @pytest.mark.redis

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 import starling_client
 from launcher.triton import TritonProcess
 from session_store.factory import open_transcript_store
-from starling_client import Final, Reconnected, ResumePolicy
+from starling_client import ResumePolicy
 from tests.end_to_end.gateway import GatewayProcess
-from tests.end_to_end.speaker import clip, frames
+from tests.end_to_end.speaker import clip
+from tests.end_to_end.streams import FAST, Transcript, speech, transcribe
 from tests.servers.haproxy import HaproxyServer
 from tests.servers.mariadb import MariadbServer
 from tests.servers.redis import RedisServer
@@ -26,11 +27,6 @@ POLICY = ResumePolicy(backoff_base_s=0.05, backoff_cap_s=0.5, reconnect_timeout_
 SPEAKERS = 3
 SLOW = 0.5
 """Speed of what is said while gateways go and come, of real time: what is said must outlast them."""
-
-FAST = 6.0
-DEADLINE_S = 200.0
-
-Said = list[tuple[int, str, float, float]]
 
 
 class Topology:
@@ -85,69 +81,38 @@ def _settings(folder: Path, redis: RedisServer, mariadb: MariadbServer) -> dict[
     return {"secrets_dir": str(secrets), "drain_s": "8", "max_in_flight": "4"}
 
 
-def speech() -> bytes:
-    """Half a minute with pauses, and the silence that ends the last segment."""
-    pieces = [clip(name).samples for name in ("jfk", "librivox_sense_0870", "librivox_sense_0880")]
-    pause = np.zeros(12000, np.int16)
-    return np.concatenate([part for piece in pieces for part in (piece, pause)]).tobytes()
-
-
-async def paced(data: bytes, hurry: asyncio.Event) -> AsyncIterator[bytes]:
-    """Frames of 20 ms, slow until `hurry` is set and fast from then on."""
-    loop = asyncio.get_running_loop()
-    due = loop.time()
-    for frame in frames(data, 640):
-        due += 0.02 / (FAST if hurry.is_set() else SLOW)
-        await asyncio.sleep(max(0.0, due - loop.time()))
-        yield frame
-
-
-async def transcribe(url: str, hurry: asyncio.Event, heard: asyncio.Event | None = None) -> tuple[str, Said, int]:
-    """Session id, finals and resumes of a whole session; `heard` is set at the first partial."""
-    session_id, finals, resumed = "", list[tuple[int, str, float, float]](), 0
-    connecting = starling_client.connect(url, policy=POLICY, session_label="topology")
-    async with asyncio.timeout(DEADLINE_S), connecting as session:
-        async for event in session.stream(paced(speech(), hurry)):
-            match event:
-                case starling_client.SessionStarted():
-                    session_id = event.session_id
-                case starling_client.Partial() if heard is not None:
-                    heard.set()
-                case Final():
-                    finals.append((event.seq, event.text, event.start, event.end))
-                case Reconnected():
-                    resumed += 1
-    return session_id, finals, resumed
+def transcribing(url: str, hurry: asyncio.Event | None, heard: Transcript) -> Coroutine[Any, Any, Transcript]:
+    """A session of half a minute, slow until `hurry` is set."""
+    speed = FAST if hurry is None else SLOW
+    return transcribe(url, speech(), POLICY, speed=speed, hurry=hurry, into=heard, session_label="topology")
 
 
 async def test_a_rolling_restart_of_both_gateways_loses_no_word(topology: Topology) -> None:
     balancer = topology.balancer
-    is_over, always = asyncio.Event(), asyncio.Event()
-    always.set()
-    _, undisturbed, resumed = await transcribe(balancer.url, always)
-    assert undisturbed
-    assert not resumed
-    assert clip("jfk").word_error_rate(" ".join(text for _, text, _, end in undisturbed if end < 11.5)) < 0.3
+    undisturbed = await transcribing(balancer.url, None, Transcript())
+    assert undisturbed.said
+    assert not undisturbed.resumed
+    first = " ".join(final.text for final in undisturbed.finals if final.end < 11.5)
+    assert clip("jfk").word_error_rate(first) < 0.3
 
-    heard = [asyncio.Event() for _ in range(SPEAKERS)]
+    is_over, heard = asyncio.Event(), [Transcript() for _ in range(SPEAKERS)]
     async with asyncio.TaskGroup() as speakers:
-        sessions = [speakers.create_task(transcribe(balancer.url, is_over, event)) for event in heard]
-        async with asyncio.timeout(60):
-            await asyncio.gather(*(event.wait() for event in heard))
+        for session in heard:
+            speakers.create_task(transcribing(balancer.url, is_over, session))
+        await asyncio.gather(*(session.until_words() for session in heard))
         await topology.restart_one_by_one()
         is_over.set()
 
-    assert [session.result()[1] for session in sessions] == [undisturbed] * SPEAKERS
+    assert [session.said for session in heard] == [undisturbed.said] * SPEAKERS
     # Each gateway went away under somebody, and every client came back.
-    assert sum(session.result()[2] for session in sessions) >= SPEAKERS
-    stored = open_transcript_store(topology.transcripts)
+    assert sum(session.resumed for session in heard) >= SPEAKERS
+    transcripts = open_transcript_store(topology.transcripts)
     try:
-        for session in sessions:
-            session_id, finals, _ = session.result()
-            kept = await stored.finals(session_id)
-            assert [(final.seq, final.text) for final in kept] == [(seq, text) for seq, text, _, _ in finals]
+        for session in heard:
+            kept = await transcripts.finals(session.session_id)
+            assert [(final.seq, final.text, final.start, final.end) for final in kept] == session.said
     finally:
-        await stored.close()
+        await transcripts.close()
 
 
 async def test_connections_are_spread_and_the_inside_stays_inside(topology: Topology) -> None:

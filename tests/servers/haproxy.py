@@ -22,7 +22,7 @@ class HaproxyServer(Server):
         super().__init__()
         self.inside_port = self.lease()
         self._up = up
-        self.environment = {
+        self._environment = {
             "STARLING_BIND": f"127.0.0.1:{self.port}",
             "STARLING_STATS_BIND": f"127.0.0.1:{self.inside_port}",
             "STARLING_GATEWAY_1": first,
@@ -35,8 +35,7 @@ class HaproxyServer(Server):
         return f"ws://127.0.0.1:{self.port}/stream"
 
     def command(self) -> Sequence[str]:
-        settings = [f"{name}={value}" for name, value in self.environment.items()]
-        return ["/usr/bin/env", *settings, self._program, "-db", "-f", str(CONFIG)]
+        return [self._program, "-db", "-f", str(CONFIG)]
 
     def is_ready(self) -> bool:
         try:

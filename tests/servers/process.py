@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -80,8 +80,9 @@ class Server(ABC):
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, user: str | None = None) -> None:
+    def __init__(self, user: str | None = None, environment: Mapping[str, str] | None = None) -> None:
         self.user = user
+        self._environment = environment or {}
         self._leases: list[PortLease] = []
         self.port = self.lease()
         self.folder = private_folder(self.name, user)
@@ -119,6 +120,7 @@ class Server(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self._environment},
                 cwd=self.folder,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509  it allocates nothing and takes no lock
                 start_new_session=True,

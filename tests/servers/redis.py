@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from tests.servers.process import Server, find_program
@@ -16,14 +16,15 @@ class RedisServer(Server):
 
     Args:
         persistent: whether what was written survives a SIGKILL.
+        environment: variables beyond those of the tests.
     """
 
     name: ClassVar[str] = "redis"
 
-    def __init__(self, *, persistent: bool = False) -> None:
+    def __init__(self, *, persistent: bool = False, environment: Mapping[str, str] | None = None) -> None:
         self._program = find_program("redis-server", "redis-server")
         self._persistent = persistent
-        super().__init__()
+        super().__init__(environment=environment)
 
     @property
     def url(self) -> str:
