@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import signal
-import socket
 import time
 from typing import Any
 
 import psutil
 import pytest
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from tests.end_to_end.deaf import BAD_LANGUAGE, deaf, standing
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy, random_cuts
 from tests.end_to_end.speaker import Heard, Speaker, frames, recite, speaking
@@ -24,8 +22,6 @@ from tests.server.inference.fake_triton import FakeTriton
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(300)]
 
 ENGLISH: dict[str, Any] = {"models": {"asr": ["en"]}, "punctuation_languages": []}
-ERRORS = 'starling_messages_sent_total{type="error"}'
-BAD_LANGUAGE = json.dumps({"language": "xx"})
 MIB = 1 << 20
 
 
@@ -156,29 +152,6 @@ async def admission(gateway: GatewayProcess) -> int:
 # --- clients that do not read, or send too fast
 
 
-def narrow() -> socket.socket:
-    """A socket that takes in as little as it may."""
-    line = socket.socket()
-    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    return line
-
-
-async def deaf(gateway: GatewayProcess) -> ClientConnection:
-    """A connection whose client reads nothing, and whose buffers between server and client are full."""
-    line = narrow()
-    line.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(line, ("127.0.0.1", gateway.port))
-    client = await connect(gateway.url, sock=line, ping_interval=None, max_queue=1)
-    await client.send(json.dumps({"type": "start", "punctuate": False}))
-    sent = 0
-    while True:
-        for _ in range(60):
-            await client.send(BAD_LANGUAGE)
-        sent += 60
-        if await asyncio.to_thread(standing, gateway, ERRORS, sent) < sent:
-            return client
-
-
 async def test_a_client_that_does_not_read_gets_fewer_partials_and_every_final(
     make_gateway: MakeGateway, undisturbed: list[Said]
 ) -> None:
@@ -240,19 +213,6 @@ async def test_a_client_that_sends_too_fast_is_held_back_by_not_reading(make_gat
     assert [final["seq"] for final in heard.finals] == list(range(len(heard.finals)))
     assert len(heard.finals) >= 15 * len(plain.finals)
     assert heard.messages[-1]["audio_seconds"] == pytest.approx(seconds)
-
-
-def standing(gateway: GatewayProcess, name: str, enough: float = math.inf) -> float:
-    """The value of a metric that has not moved for three seconds, or is enough."""
-    value, since = -1.0, time.monotonic()
-    while time.monotonic() < since + 3:
-        now = gateway.metric(name)
-        if now != value:
-            value, since = now, time.monotonic()
-        if value >= enough:
-            break
-        time.sleep(0.02)
-    return value
 
 
 # --- several processes on one port
