@@ -50,9 +50,9 @@ bench: dev ## the short form of every benchmark; writes perf/REPORT.md
 	@$(BIN)/python -m launcher.setup
 	@$(BIN)/python -m perf.bench $(ARGS)
 
-soak: dev ## the long reliability tests
+soak: dev ## the long reliability tests, two at a time; docs/reliability.md says how to make them longer or shorter
 	@$(BIN)/python -m launcher.setup
-	@$(BIN)/python -m pytest -m soak $(ARGS)
+	@$(BIN)/python -m pytest -s -m soak -n 2 --dist loadfile $(ARGS)
 
 fuzz: dev ## parsers and codecs under atheris, a minute each; ARGS="codec --seconds 3600" chooses
 	@$(BIN)/python -m tests.fuzz.run $(ARGS)

@@ -122,7 +122,7 @@ def test_the_files_of_the_server_image_are_enough_to_serve(tmp_path: Path) -> No
 def _get(process: subprocess.Popen[bytes], port: int, log: Path, path: str) -> tuple[int, bytes]:
     deadline = time.monotonic() + START_DEADLINE_S
     while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.speaker import Message, Speaker, clip, recite, speaking
+from tests.soak.report import setting
 
 pytestmark = pytest.mark.triton
 
@@ -259,4 +260,4 @@ async def test_random_clients_leave_nothing_behind(make_gateway: MakeGateway) ->
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 7))
 async def test_many_random_clients_leave_nothing_behind(make_gateway: MakeGateway, seed: int) -> None:
-    await storm(make_gateway, seed, players=150)
+    await storm(make_gateway, seed, players=setting("PLAYERS", 150))

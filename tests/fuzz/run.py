@@ -78,7 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown:
         parser.error(f"there is no target {unknown[0]!r}: choose of {', '.join(TARGETS)}")
     folder = Paths.from_environment().state / "fuzz"
-    broken = [name for name in args.targets or TARGETS if fuzz(name, args.seconds, folder) != 0]
+    broken = []
+    for name in args.targets or TARGETS:
+        print(f"{name}: {args.seconds} s", file=sys.stderr, flush=True)
+        if fuzz(name, args.seconds, folder) != 0:
+            broken.append(name)
     for name in broken:
         print(f"{name} broke: the input is in {folder / 'found'}", file=sys.stderr)
     return 1 if broken else 0

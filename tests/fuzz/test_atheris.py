@@ -9,8 +9,9 @@ import pytest
 from launcher.paths import Paths
 from tests.fuzz.run import fuzz, install
 from tests.fuzz.targets import TARGETS
+from tests.soak.report import setting
 
-SECONDS = 60
+SECONDS = setting("FUZZ_SECONDS", 60)
 
 
 @pytest.fixture(scope="module")

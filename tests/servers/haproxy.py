@@ -54,7 +54,7 @@ class HaproxyServer(Server):
 
     def get(self, port: int, path: str) -> tuple[int, str]:
         """Status and body of a plain request."""
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         try:
             connection.request("GET", path)
             response = connection.getresponse()

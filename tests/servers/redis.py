@@ -49,7 +49,7 @@ class RedisServer(Server):
         self._ask("FLUSHALL")
 
     def _ask(self, command: str) -> bytes:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
             connection.sendall(f"AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n".encode())
             reply = b""
             while data := connection.recv(1000):

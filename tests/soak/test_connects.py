@@ -15,10 +15,11 @@ from websockets.exceptions import WebSocketException
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.speaker import frames, recite
 from tests.end_to_end.streams import speech
-from tests.soak.report import record, setting
+from tests.soak.report import record, setting, tell
 
 pytestmark = [pytest.mark.soak, pytest.mark.triton, pytest.mark.timeout(3600)]
 
+NAME = "connects and kills"
 CONNECTS = setting("CONNECTS", 1000)
 AT_ONCE = 16
 COUNTS = ("starling_tasks", "process_open_fds", "starling_sessions", 'starling_connections{protocol="stream"}')
@@ -35,6 +36,8 @@ async def test_connects_and_kills_leave_nothing(make_gateway: MakeGateway) -> No
     async def one(number: int, kind: int, amount: int) -> None:
         async with gate:
             await _connect_and_kill(gateway, data[:amount], kind)
+        if number % 100 == 0:
+            tell(NAME, f"{number} of {CONNECTS}")
 
     async with asyncio.TaskGroup() as group:
         for number in range(CONNECTS):
@@ -42,7 +45,7 @@ async def test_connects_and_kills_leave_nothing(make_gateway: MakeGateway) -> No
     after = await asyncio.to_thread(_settled, gateway, before)
     left = ", ".join(f"{after[name] - before[name]:g} {name.partition('{')[0]}" for name in COUNTS)
     took = time.monotonic() - started
-    record("connects and kills", f"{CONNECTS} connects in {took:.0f} s", f"left behind: {left}")
+    record(NAME, f"{CONNECTS} connects in {took:.0f} s", f"left behind: {left}")
     assert after == before
     assert "Traceback" not in gateway.log
     assert '"exception"' not in gateway.log

@@ -13,13 +13,15 @@ import pytest
 import starling_client
 from tests.end_to_end.gateway import MakeGateway
 from tests.end_to_end.streams import PATIENT, paced, speech, transcribe
-from tests.soak.report import record, setting
+from tests.soak.report import record, setting, tell
 
 pytestmark = [pytest.mark.soak, pytest.mark.triton, pytest.mark.timeout(0)]
 
+NAME = "memory of streams"
 SECONDS = setting("SECONDS", 3600)
 STREAMS = setting("STREAMS", 2)
 SAMPLE_S = 5.0
+TELL_S = 60.0
 MIB = 1 << 20
 GROWTH_MIB = 6.0
 """What the middle of the last fifth may lie above the middle of the second one: less than a leak of 30 bytes for each
@@ -60,15 +62,19 @@ async def test_streams_leave_the_memory_flat(make_gateway: MakeGateway) -> None:
     sizes: list[float] = []
 
     async def watch() -> None:
-        while time.monotonic() < until:
+        told = 0.0
+        while (now := time.monotonic()) < until:
             sizes.append(process.memory_info().rss / MIB)
+            if now - told >= TELL_S:
+                told = now
+                tell(NAME, f"{until - now:.0f} s left, {sizes[-1]:.1f} MiB, {sum(finals)} finals, {sessions} sessions")
             await asyncio.sleep(SAMPLE_S)
 
     await asyncio.gather(watch(), come_and_go(), *(stream(number) for number in range(STREAMS)))
     fifth = len(sizes) // 5
     early, late = statistics.median(sizes[fifth : 2 * fifth]), statistics.median(sizes[-fifth:])
     record(
-        "memory of streams",
+        NAME,
         f"{STREAMS} streams and {sessions} short sessions, {SECONDS} s, {sum(finals)} finals",
         f"second fifth {early:.1f} MiB, last fifth {late:.1f} MiB, highest {max(sizes):.1f} MiB",
     )

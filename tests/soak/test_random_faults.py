@@ -18,10 +18,11 @@ from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.streams import Transcript, speech, transcribe
 from tests.servers.redis import RedisServer
-from tests.soak.report import record, setting
+from tests.soak.report import record, setting, tell
 
 pytestmark = [pytest.mark.soak, pytest.mark.triton, pytest.mark.redis, pytest.mark.timeout(0)]
 
+NAME = "random faults"
 FAULTS = setting("FAULTS", 500)
 SEED = setting("SEED", 7)
 SPEAKERS = 3
@@ -70,7 +71,7 @@ class Chaos:
         """One fault."""
         faults, weights = zip(*self._faults, strict=True)
         [fault] = self._chance.choices(faults, weights)
-        print(f"fault {self.done.total() + 1}: {fault.__name__}", flush=True)
+        tell(NAME, f"{self.done.total() + 1} of {FAULTS}: {fault.__name__.replace('_', ' ')}")
         await fault()
         self.done[fault.__name__.replace("_", " ")] += 1
         await asyncio.sleep(self._chance.uniform(0.1, 1.5))
@@ -168,7 +169,7 @@ async def test_random_faults_lose_and_double_nothing(make_triton: MakeTriton, ma
     kinds = ", ".join(f"{count} {kind}" for kind, count in chaos.done.most_common())
     resumed = sum(session.resumed for session in heard)
     record(
-        "random faults",
+        NAME,
         f"{FAULTS} faults ({kinds}) in {time.monotonic() - started:.0f} s over {len(heard)} sessions, "
         f"resumed {resumed} times",
         f"{lost} finals lost or changed, {doubled} doubled, {differing} sessions differ from an undisturbed one",

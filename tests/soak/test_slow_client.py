@@ -15,10 +15,11 @@ from perf.track import DEFAULT_MANIFEST, Track, load_clips, make_tracks
 from tests.end_to_end.deaf import deaf
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.streams import paced
-from tests.soak.report import record, setting
+from tests.soak.report import record, setting, tell
 
 pytestmark = [pytest.mark.soak, pytest.mark.triton, pytest.mark.timeout(0)]
 
+NAME = "a client that does not read"
 ROUNDS = setting("ROUNDS", 6)
 ROUND_S = setting("ROUND_SECONDS", 60)
 STREAMS = setting("STREAMS", 2)
@@ -39,7 +40,7 @@ async def test_others_do_not_notice_a_client_that_does_not_read(make_gateway: Ma
         # In turns, and each first as often as the other: what else the machine does hits both.
         for reads in (number % 2 == 0, number % 2 == 1):
             heard[reads].extend(await _round(gateway, beside, measured, reads=reads))
-            print(f"round {number + 1} of {ROUNDS}, with one that {'reads' if reads else 'does not read'}", flush=True)
+            tell(NAME, f"round {number + 1} of {ROUNDS}, with one that {'reads' if reads else 'does not read'}")
     results, moved = [], []
     for name in ("partial_lag", "end_to_final"):
         without, beside_it = (_p95(heard[reads], name) for reads in (True, False))
@@ -50,7 +51,7 @@ async def test_others_do_not_notice_a_client_that_does_not_read(make_gateway: Ma
             f"without it {without * 1000:.0f} ms ({moved[-1] - 1:+.0%})"
         )
     run = f"{STREAMS} streams beside one that does not read, {ROUNDS} rounds of {ROUND_S} s each way, in turns"
-    record("a client that does not read", run, "; ".join(results))
+    record(NAME, run, "; ".join(results))
     assert max(moved) < MOST
 
 
