@@ -25,11 +25,13 @@ class Window:
         language: language code such as ``en``; ``auto`` where the engine can detect it.
         draft: token ids of an earlier hypothesis for about the same audio, shape (m,). A hint: it may make
             decoding faster and never changes the text.
+        is_partial: the words are shown and soon replaced: one try has to do.
     """
 
     audio: NDArray[np.int16]
     language: str
     draft: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    is_partial: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -102,6 +102,8 @@ class TritonEnvironment:
             env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         # A model's prints should reach the log when they happen.
         env["PYTHONUNBUFFERED"] = "1"
+        # NumPy's products are small here, and the threads that its library adds to one spin for the next.
+        env.setdefault("OPENBLAS_NUM_THREADS", "1")
         return env
 
 

@@ -187,7 +187,7 @@ class Simulation:
             self._dispatch()
             return
         started = time.process_time()
-        [answer] = self._engine.transcribe([Window(command.audio, command.language, command.draft)])
+        [answer] = self._engine.transcribe([Window(command.audio, command.language, command.draft, command.is_partial)])
         took = time.process_time() - started
         self.run.decode_s += took
         self.run.windows += 1

@@ -50,7 +50,8 @@ def _window(request: Any) -> Window:
     language = pb_utils.get_input_tensor_by_name(request, "LANGUAGE").as_numpy()
     draft = pb_utils.get_input_tensor_by_name(request, "DRAFT")
     tokens = NO_TOKENS if draft is None else draft.as_numpy().reshape(-1)
-    return Window(audio.reshape(-1), language.reshape(-1)[0].decode(errors="replace"), tokens)
+    is_partial = bool(json.loads(request.parameters() or "{}").get("partial", False))
+    return Window(audio.reshape(-1), language.reshape(-1)[0].decode(errors="replace"), tokens, is_partial)
 
 
 def _response(result: Hypothesis | EngineError) -> Any:

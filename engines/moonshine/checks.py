@@ -12,23 +12,8 @@ from collections.abc import Sequence
 _UNSURE = ((1.5, 0.25), (1.0, 0.15))
 """From so many seconds on, the confidence that speech has at least."""
 
-_LOOP_REPEATED = 3
 _LOOP_TOKENS = 12
 _LOOP_VARIETY = 0.5
-
-
-def without_loop(tokens: Sequence[int]) -> Sequence[int]:
-    """Leaves a repetition at the end out but for its first turn: what a word cut in two does to greedy decoding.
-
-    Only for rows that the token limit stopped; who says a thing three times ends with an end mark.
-    """
-    for period in range(1, len(tokens) // 2 + 1):
-        repeated = 0
-        while repeated + period < len(tokens) and tokens[-1 - repeated] == tokens[-1 - repeated - period]:
-            repeated += 1
-        if repeated >= max(period, _LOOP_REPEATED):
-            return tokens[: len(tokens) - repeated]
-    return tokens
 
 
 def made_up(text: str, tokens: Sequence[int], seconds: float, confidence: float, *, stopped: bool) -> bool:

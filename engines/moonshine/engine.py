@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import SAMPLE_RATE, EngineError, Hypothesis, Window
-from engines.checks import is_silent, nothing_said, refusal
-from engines.moonshine.checks import made_up, without_loop
+from engines.checks import is_silent, nothing_said, refusal, without_loop
+from engines.moonshine.checks import made_up
 from engines.moonshine.graphs import FIRST_KERNEL, FIRST_STRIDE, VOCABULARY
 from engines.moonshine.tokenizer import BOS, EOS, Tokenizer
 from engines.runtime.greedy import GreedyDecoder, Job, Row, Vocabulary

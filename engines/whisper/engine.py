@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from engines.base import NO_TOKENS, SAMPLE_RATE, EngineError, Hypothesis, Window
-from engines.checks import is_silent, nothing_said, refusal
+from engines.checks import is_silent, nothing_said, refusal, without_loop
 from engines.runtime.integers import exact_int8
 from engines.whisper.checks import Judgement, judge
 from engines.whisper.decoders import Decoded, Decoder, DraftedDecoder, PlainDecoder
@@ -106,7 +106,7 @@ class WhisperEngine:
             for frames, indices in groups.items():
                 for index, attempt in zip(indices, self._attempt([windows[i] for i in indices], frames), strict=True):
                     results[index] = self._hypothesis(attempt, tries)
-                    if attempt.judgement.retry and frames < FULL_FRAMES:
+                    if attempt.judgement.retry and frames < FULL_FRAMES and not windows[index].is_partial:
                         doubtful.setdefault(_wider(frames, tries), []).append(index)
             groups = doubtful
         return [result for result in results if result is not None]
@@ -140,6 +140,9 @@ class WhisperEngine:
         return [found if code == AUTO else code for code, found in zip(codes, detected, strict=True)]
 
     def _read(self, window: Window, language: str, decoded: Decoded) -> _Attempt:
+        if decoded.looped and window.is_partial:
+            # It is not tried again: what was said before the loop, and its first turn, are the best there is.
+            decoded = replace(decoded, tokens=list(without_loop(decoded.tokens)), looped=False)
         text = self._tokenizer.decode(decoded.tokens).strip()
         judgement = judge(text, len(window.audio) / SAMPLE_RATE, decoded.mean_logprob, decoded.no_speech)
         if decoded.looped:

@@ -29,6 +29,8 @@ def asr_request(model: str, command: Decode) -> ModelInferRequest:
     # Sent even when empty: Triton puts no request with this input into one batch with one that lacks it.
     draft = np.ascontiguousarray(command.draft, "<i4")
     _add(request, "DRAFT", "INT32", len(draft), draft.tobytes())
+    # A parameter and no input: requests with and without it share batches.
+    request.parameters["partial"].bool_param = command.is_partial
     return request
 
 

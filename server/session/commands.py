@@ -33,6 +33,8 @@ class Decode:
     audio: NDArray[np.int16]
     language: str
     draft: NDArray[np.int32] = field(default_factory=lambda: NO_TOKENS)
+    is_partial: bool = False
+    """Another window of the same speech follows soon: one try is enough."""
 
 
 @dataclass(frozen=True, slots=True)

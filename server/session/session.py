@@ -409,7 +409,8 @@ class Session:
         segment.job = job
         self._jobs[job.number] = (segment, job)
         language = self._decode_language(segment, kind, end)
-        return Decode(job.number, self._chain.audio(start, end), language, segment.draft(start))
+        is_partial = kind is not Kind.FINAL
+        return Decode(job.number, self._chain.audio(start, end), language, segment.draft(start), is_partial)
 
     def _decode_language(self, segment: Segment, kind: Kind, end: int) -> str:
         """In an auto session a final that is long enough may change the language; everything else goes by what is

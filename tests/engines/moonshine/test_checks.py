@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from engines.moonshine.checks import made_up, without_loop
+from engines.checks import without_loop
+from engines.moonshine.checks import made_up
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from engines.base import EngineError, Hypothesis, Window
 from engines.whisper.checks import Judgement, judge
+from engines.whisper.decoders import Decoded
 from engines.whisper.engine import FULL_FRAMES, MAX_TRIES, WhisperEngine, word_confidences
 from tests.engines.conftest import Clip
 
@@ -157,6 +159,25 @@ def test_a_loop_is_decoded_again_with_more_context(
     assert result.text == calls[-1] != ""
     assert contexts == sorted(set(contexts))
     assert (contexts[-1] == FULL_FRAMES) == (failures == MAX_TRIES - 1)
+
+
+def test_a_partial_is_tried_once_and_keeps_the_first_turn_of_a_loop(
+    whisper: WhisperEngine, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode_ = type(whisper._decoder).decode
+
+    def looping(decoder: object, *given: object) -> list[Decoded]:
+        return [
+            replace(found, tokens=[*found.tokens, *found.tokens[-4:] * 3], looped=True)
+            for found in decode_(decoder, *given)  # type: ignore[arg-type]
+        ]
+
+    (plain,) = decode(whisper, Window(clips[2].audio, "en"))
+    monkeypatch.setattr(type(whisper._decoder), "decode", looping)
+    (partial,) = decode(whisper, Window(clips[2].audio, "en", is_partial=True))
+    assert (partial.text, partial.stats["tries"]) == (plain.text, 1)
+    (final,) = decode(whisper, Window(clips[2].audio, "en"))
+    assert (final.text, final.stats["tries"]) == ("", MAX_TRIES)
 
 
 def test_a_loop_in_every_try_gives_no_text(

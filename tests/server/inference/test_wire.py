@@ -104,3 +104,10 @@ def test_the_probe_is_loud_and_does_not_clip() -> None:
     assert 1600 <= len(window) <= 16000
     assert window.astype(float).std() > 500
     assert int(np.abs(window.astype(int)).max()) < 32767
+
+
+def test_a_model_is_told_what_is_a_partial() -> None:
+    audio = np.zeros(1600, np.int16)
+    for is_partial in (True, False):
+        request = wire.asr_request("asr", Decode(1, audio, "en", is_partial=is_partial))
+        assert request.parameters["partial"].bool_param is is_partial
