@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 from server.audio.codec import encode_alaw, encode_mulaw
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.speaker import Clip, Message, clip, frames, recite, speaking
+from tests.servers.mariadb import MariadbServer
 
 pytestmark = pytest.mark.triton
 
@@ -76,6 +77,30 @@ async def test_an_id_goes_on_after_the_gateway_was_killed(make_gateway: MakeGate
     with closing(sqlite3.connect(next(gateway.folder.rglob("transcripts.sqlite")))) as database:
         [(table,)] = database.execute("SELECT name FROM sqlite_master WHERE name LIKE '%finals'").fetchall()
         assert database.execute(f"SELECT count(*) FROM {table}").fetchone() == (2,)
+
+
+@pytest.mark.mariadb
+async def test_words_go_on_while_the_store_is_away(mariadb_server: MariadbServer, make_gateway: MakeGateway) -> None:
+    data = encode_mulaw(np.concatenate([at_telephone_rate(clip("librivox_sense_0880")), np.zeros(SECOND, np.int16)]))
+    gateway = make_gateway(transcript_store=mariadb_server.url, store_timeout_s=1)
+    async with speaking(telephone_url(gateway, "outage")) as speaker:
+        await speaker.say(*frames(data, FRAME))
+        first = await speaker.next("final")
+        await asyncio.to_thread(mariadb_server.pause)
+        try:
+            await speaker.say(*frames(data, FRAME))
+            for frame in frames(data, FRAME):
+                await speaker.say(frame)
+                await asyncio.sleep(FRAME / SECOND)  # the speed of speech, which leaves time for partials
+            while (await speaker.next("partial"))["seq"] < 2:
+                pass
+            assert [m for m in speaker.heard.messages if m["type"] == "final"] == [first]
+        finally:
+            await asyncio.to_thread(mariadb_server.resume)
+        finals = [first, *[await speaker.next("final") for _ in range(2)]]
+    assert [final["seq"] for final in finals] == [0, 1, 2]
+    assert all(final["text"] for final in finals)
+    assert "store out of reach" in gateway.log
 
 
 async def test_bad_frames_are_skipped_and_the_line_stays_open(gateway: GatewayProcess) -> None:
