@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +107,28 @@ def fragile_triton(
     """A Triton with the English model for the tests of a module that break it, each of which leaves it whole."""
     with _tritons(installation, tmp_path_factory.mktemp("fragile"), pytestconfig) as make:
         yield make(["asr"])
+
+
+@asynccontextmanager
+async def supervised(triton: TritonProcess) -> AsyncIterator[None]:
+    """Starts a Triton again whenever it has ended, as the launcher does.
+
+    Triton 2.51 aborts now and then when a stub is killed while they exchange something.
+    """
+    over = asyncio.Event()
+
+    async def keep() -> None:
+        while not over.is_set():
+            if await asyncio.to_thread(triton.wait_exit, 0.2):
+                await asyncio.to_thread(triton.stop)
+                await asyncio.to_thread(triton.start_ready)
+
+    keeper = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        over.set()
+        await keeper
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from launcher.triton import TritonProcess
 from session_store.base import PartialFeed
 from session_store.factory import open_session_store, sqlite_url
 from starling_client import Ack, ErrorEvent, Final
+from tests.end_to_end.conftest import supervised
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.speaker import clip, frames, recite, speaking
@@ -96,11 +97,12 @@ async def test_a_model_whose_process_is_killed_is_healed(
     fragile: GatewayProcess, fragile_triton: TritonProcess, undisturbed: list[Said]
 ) -> None:
     heard = Transcript()
-    speaker = asyncio.create_task(transcribing(fragile, heard))
-    await heard.until_words()
-    assert fragile_triton.kill_stub("asr") == 1
-    await heard.until(was_told)
-    assert (await speaker).said == undisturbed
+    async with supervised(fragile_triton):
+        speaker = asyncio.create_task(transcribing(fragile, heard))
+        await heard.until_words()
+        assert fragile_triton.kill_stub("asr") == 1
+        await heard.until(was_told)
+        assert (await speaker).said == undisturbed
 
 
 async def test_half_a_minute_of_audio_waits_for_a_triton_that_hangs(

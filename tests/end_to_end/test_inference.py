@@ -20,6 +20,7 @@ from server.inference.service import Inference
 from server.inference.settings import InferenceSettings, ModelRoute
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
+from tests.end_to_end.conftest import supervised
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
 
@@ -144,7 +145,7 @@ async def test_a_mixed_batch(triton: TritonProcess) -> None:
 
 
 async def test_a_killed_stub_is_healed(fragile_triton: TritonProcess) -> None:
-    async with running(fragile_triton) as (inference, news):
+    async with supervised(fragile_triton), running(fragile_triton) as (inference, news):
         await hears(inference)
         assert fragile_triton.kill_stub("asr") == 1
         listener = Listener()
@@ -164,7 +165,7 @@ async def test_a_stub_that_hangs_is_healed(fragile_triton: TritonProcess) -> Non
         "probe_interval_s": 0.5,
         "stuck_after_s": 3.0,
     }
-    async with running(fragile_triton, **soon) as (inference, news):
+    async with supervised(fragile_triton), running(fragile_triton, **soon) as (inference, news):
         for stub in fragile_triton.stubs("asr"):
             os.kill(stub.pid, signal.SIGSTOP)
         listener = Listener()
