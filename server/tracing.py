@@ -65,7 +65,7 @@ class Segments:
     def partial(self) -> None:
         """A partial goes out."""
         if self._open:
-            self._open[0][1].add_event("partial")
+            self._open[-1][1].add_event("partial")
 
     def final(self, final: Final) -> None:
         """A final goes out: its segment is over, and so are those before it that came to nothing."""
@@ -73,7 +73,8 @@ class Segments:
             self.heard(0.0)
         spans = [span for at, span in self._open if at < final.end]
         self._open = [(at, span) for at, span in self._open if at >= final.end]
-        self._begins_at = final.end
+        # Speech behind it may have begun long ago.
+        self._begins_at = max(self._begins_at, final.end)
         for span in spans:
             if span is spans[-1]:
                 span.set_attribute("starling.seq", final.seq)
