@@ -594,6 +594,33 @@ def test_a_control_stored_behind_a_final_does_not_bring_the_segment_back() -> No
     assert len(shell.durable.state.marks) == 1
 
 
+@pytest.mark.parametrize(("identifier", "answers"), [("f", 1), (None, 2)])
+def test_a_finalize_said_again_before_its_answer(identifier: str | None, answers: int) -> None:
+    """One with a name is the same one, repeated on a new connection; without a name each is one of its own."""
+    shell = begin()
+    hear(shell, ("Anna", 400), settle=False)
+    finalize(shell, identifier)
+    shell.do(shell.session.reattach(shell.session.received, shell.now))
+    finalize(shell, identifier)
+    shell.settle()
+    assert len(shell.finals()) == 1
+    assert len(shell.sent(Finalized)) == answers
+    assert len({mark for store in shell.applied for mark in store.state.marks}) <= 1
+
+
+def test_a_finalize_said_again_with_audio_that_is_still_judged() -> None:
+    shell = begin()
+    hear(shell, ("Anna", 400), settle=False)
+    at = shell.session.received
+    finalize(shell)
+    hear(shell, ("Anna", 400), settle=False)
+    shell.do(shell.session.reattach(0, shell.now))
+    shell.audio(samples(("Anna", 400)))
+    finalize(shell)
+    shell.settle()
+    assert shell.sent(Finalized) == [Finalized("f", at)]
+
+
 def test_too_many_controls() -> None:
     shell = begin()
     for number in range(MAX_MARKS):
