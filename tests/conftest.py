@@ -16,9 +16,6 @@ from hypothesis import HealthCheck, settings
 from tests.servers.mariadb import MariadbServer, make_template
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
-from tests.servers.triton import installation, pytest_runtest_makereport, triton
-
-__all__ = ["installation", "pytest_runtest_makereport", "triton"]
 
 # How fast a machine is, is no property of the code.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -29,11 +26,6 @@ def pytest_configure() -> None:
     """Gives Ctrl-C back to tests that a shell started in the background, which programs under test would ignore too."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files that wait for servers and for speech first: what only computes fills the gaps that they leave."""
-    items.sort(key=lambda item: item.get_closest_marker("triton") is None)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ from launcher.triton import TritonProcess
 from session_store.base import PartialFeed
 from session_store.factory import open_session_store, sqlite_url
 from starling_client import Ack, ErrorEvent, Final
+from tests.end_to_end.conftest import supervised
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.speaker import clip, frames, recite, speaking
@@ -31,7 +32,6 @@ from tests.server.inference.fake_triton import AbortError, Asked, FakeTriton
 from tests.servers.mariadb import MariadbServer
 from tests.servers.process import Server
 from tests.servers.redis import RedisServer
-from tests.servers.triton import supervised
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(300)]
 

@@ -20,7 +20,7 @@ from server.inference.service import Inference
 from server.inference.settings import InferenceSettings, ModelRoute
 from server.session.commands import Decode
 from server.session.segment import Hypothesis
-from tests.servers.triton import supervised
+from tests.end_to_end.conftest import supervised
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
 

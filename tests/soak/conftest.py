@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.end_to_end.conftest import make_gateway, make_triton
+from tests.end_to_end.conftest import installation, make_gateway, make_triton, triton
 
-__all__ = ["make_gateway", "make_triton"]
+__all__ = ["installation", "make_gateway", "make_triton", "triton"]

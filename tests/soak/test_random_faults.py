@@ -15,11 +15,11 @@ import pytest
 from launcher.errors import LauncherError
 from launcher.triton import TritonProcess
 from starling_client import ResumePolicy
+from tests.end_to_end.conftest import MakeTriton, supervised
 from tests.end_to_end.gateway import GatewayProcess, MakeGateway
 from tests.end_to_end.proxy import FaultyProxy
 from tests.end_to_end.streams import Transcript, speech, transcribe
 from tests.servers.redis import RedisServer
-from tests.servers.triton import MakeTriton, supervised
 from tests.soak.report import record, setting, tell
 
 pytestmark = [pytest.mark.soak, pytest.mark.triton, pytest.mark.redis, pytest.mark.timeout(0)]
