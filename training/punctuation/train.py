@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from engines.punctuation.features import Pieces
 from training.punctuation.dataset import IGNORED, Batch, Texts, batches
-from training.punctuation.network import Tagger, start_from
+from training.punctuation.network import Tagger
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class Plan:
         steps: optimiser steps in all.
         tokens: pieces a batch, about.
         layers: encoder layers kept.
-        encoder_rate, head_rate: peak learning rates, reached after ``warm_up`` of the steps, zero at the end.
-        minutes: where the machine is too slow for ``steps`` the rates fall to zero by then and training ends.
+        encoder_rate, head_rate: peak learning rates, reached after ``warm_up`` steps, zero at the end.
+        minutes: by the clock, from the start of the training. Where the machine is too slow for ``steps`` by then, the
+            rates fall to zero with the time instead and training ends.
         threads: CPU threads.
         seed: of texts' cuts, dropout and new weights.
     """
@@ -34,20 +35,23 @@ class Plan:
     layers: int = 4
     encoder_rate: float = 2e-4
     head_rate: float = 1e-3
-    warm_up: float = 0.04
+    warm_up: int = 140
     minutes: float = 50.0
     threads: int = 2
     seed: int = 7
 
 
-def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path, *, resume: bool = False) -> Tagger:
-    """Runs the plan, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 100 steps.
+def train(plan: Plan, texts: Texts, tagger: Tagger, pieces: Pieces, folder: Path, *, resume: bool = False) -> None:
+    """Trains the tagger in place, writing ``checkpoint.pt`` and ``training.json`` into ``folder`` every 100 steps.
 
-    ``resume`` goes on from that checkpoint with other cuts of the texts; ``minutes`` counts anew.
+    ``resume`` goes on from that checkpoint with other cuts of the texts; ``minutes`` counts anew. A plan of no steps
+    leaves the tagger as it is.
     """
+    if plan.steps == 0:
+        return
     torch.set_num_threads(plan.threads)
     torch.manual_seed(plan.seed)
-    tagger = start_from(encoder, plan.layers)
+    bfloat16 = _has_bfloat16()
     optimiser = _optimiser(tagger, plan)
     rates = [group["lr"] for group in optimiser.param_groups]
     first, seen = _restore(tagger, optimiser, folder) if resume else (0, 0)
@@ -57,8 +61,8 @@ def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path,
         step, minutes = first + turn, (time.monotonic() - began) / 60
         done = max(step / plan.steps, minutes / plan.minutes)
         for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * min(turn / (plan.warm_up * plan.steps), max(1 - done, 0.0))
-        losses = 0.98 * losses + 0.02 * _step(tagger, optimiser, batch)
+            group["lr"] = rate * rate_share(turn, done, plan.warm_up)
+        losses = 0.98 * losses + 0.02 * _step(tagger, optimiser, batch, bfloat16=bfloat16)
         seen += batch.columns.shape[0] * batch.columns.shape[2]
         if step % 50 == 0:
             mark, case = (losses / (1 - 0.98**turn)).tolist()
@@ -68,7 +72,20 @@ def train(plan: Plan, texts: Texts, encoder: Path, pieces: Pieces, folder: Path,
         if done >= 1:
             break
     tagger.eval()
-    return tagger
+
+
+def rate_share(turn: int, done: float, warm_up: int) -> float:
+    """The share of the peak learning rate in this run's step ``turn`` when ``done`` (0 to 1) of the plan is over.
+
+    It rises over ``warm_up`` steps and falls to zero with what is left, of steps or of time.
+    """
+    return min(turn / warm_up, max(1 - done, 0.0))
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16; one that does not takes twice as long for it as for floats."""
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def _optimiser(tagger: Tagger, plan: Plan) -> torch.optim.Optimizer:
@@ -76,11 +93,11 @@ def _optimiser(tagger: Tagger, plan: Plan) -> torch.optim.Optimizer:
     known = {id(p) for p in new}
     old = [p for p in tagger.parameters() if id(p) not in known]
     groups = [{"params": old, "lr": plan.encoder_rate}, {"params": new, "lr": plan.head_rate}]
-    return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
 
 
-def _step(tagger: Tagger, optimiser: torch.optim.Optimizer, batch: Batch) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+def _step(tagger: Tagger, optimiser: torch.optim.Optimizer, batch: Batch, *, bfloat16: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         marks, cases = tagger(torch.from_numpy(batch.columns).long())
     losses = torch.stack([_loss(marks, batch.marks), _loss(cases, batch.cases)])
     optimiser.zero_grad(set_to_none=True)
