@@ -30,6 +30,11 @@ LINK_BYTES = 1_000_000
 """Files from this size are linked instead of copied."""
 
 WEIGHT_FOLDERS = {"asr": MOONSHINE_TINY, "asr_multilingual": WHISPER_BASE}
+ONE_THREAD_A_WINDOW = {"asr"}
+"""Models whose engine decodes a window in one thread: on a CPU an instance for each core serves best. In one that deals
+its batch out to threads, a long window keeps the others of its batch, and the next batch, from their answers."""
+MOST_INSTANCES = 8
+"""By default: each is a process with its own weights, 100 MB or so. More cores give each more threads."""
 Device = Literal["cpu", "cuda"]
 
 
@@ -75,8 +80,8 @@ def default_plans(
     Args:
         paths: of this copy.
         device: where all of them compute.
-        threads: for each instance; all the cores this process may use when None.
-        instances: model name to number of instances, 1 where it names none.
+        threads: for each instance; when None the cores this process may use, shared out to a model's instances.
+        instances: model name to number of instances. Where it names none, 1 or, on a CPU, what suits the engine.
         model_dirs: model name to a folder with other weights of the same family.
     """
     cores = len(os.sched_getaffinity(0))
@@ -85,7 +90,9 @@ def default_plans(
         name = template.parent.name
         folder = (model_dirs or {}).get(name) or _default_folder(name, template.parent, paths)
         if _has_weights(folder):
-            plans.append(ModelPlan(name, folder, (instances or {}).get(name, 1), device, threads or cores))
+            many = device == "cpu" and name in ONE_THREAD_A_WINDOW
+            count = (instances or {}).get(name) or (min(cores, MOST_INSTANCES) if many else 1)
+            plans.append(ModelPlan(name, folder, count, device, threads or max(1, cores // count)))
     return plans
 
 

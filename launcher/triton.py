@@ -264,12 +264,12 @@ class TritonProcess:
             and any(argument.endswith(part) for argument in process.command)
         ]
 
-    def kill_stub(self, model: str) -> int:
-        """SIGKILL for every stub of a model, as a fault; returns how many there were.
+    def kill_stub(self, model: str, count: int | None = None) -> int:
+        """SIGKILL for so many stubs of a model, all when None, as a fault; returns how many it got.
 
         Triton does not notice: it stays ready and fails that model's requests until the model is unloaded and loaded.
         """
-        stubs = self.stubs(model)
+        stubs = self.stubs(model)[:count]
         for stub in stubs:
             with suppress(ProcessLookupError):
                 os.kill(stub.pid, signal.SIGKILL)

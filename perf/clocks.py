@@ -5,7 +5,8 @@
   partial: the hop counts. A client sees only windows that gave a new text, so for it "the window before" is the one of
   the partial before, and what it reads is at or above the truth. A segment's first partial has the clock above.
 - **end of speech to final**: true end of the speech in the recording to the final. Segments that were cut in the
-  middle of speech, because they were too long or by `finalize`, end in no silence and have no such clock.
+  middle of speech, because they were long or by `finalize`, end in no pause and have no such clock; neither have those
+  that ended in a shorter silence than 0.4 s, as long ones may.
 - **chunk to response**: a window sent to Triton to its hypothesis. Only the gateway can read it: `chunk_clock` takes it
   from `/metrics`.
 
@@ -34,7 +35,7 @@ from starling_client import Event, Final, Partial
 FRAME_S = 0.01
 CLICK_S = 0.04
 GAP_S = 0.15
-CUT_S = 0.2
+CUT_S = 0.4
 """Speech that goes on within so many seconds of a segment's end means that the segment was cut."""
 
 

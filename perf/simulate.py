@@ -1,10 +1,13 @@
 """The session core over recordings in virtual time: what a policy costs and how it reads, without waiting for it.
 
 Audio arrives in 20 ms frames of a clock that only this program moves. Voice activity and decodes really run; a decode
-takes as long on that clock as it took the processor, on a server that does one at a time. So the same policy gives
-nearly the same figures on a busy machine, many times faster than real time:
+takes as long on that clock as it took the processor, and work is ranked by the gateway's own scheduler. So the same
+policy gives nearly the same figures on a busy machine, faster than real time:
 
-    python -m perf.simulate MANIFEST [--set hop_windows=12 ...] [--language en]
+    python -m perf.simulate MANIFEST [--set hop_windows=12 ...] [--language en]      each recording by itself
+    python -m perf.simulate MANIFEST --streams 8 --instances 2 [--in-flight 4]       a server with eight speakers
+
+With `--streams` a window that was decoded once, with the same draft, is not decoded again: its time is remembered.
 """
 
 from __future__ import annotations
@@ -14,21 +17,23 @@ import csv
 import heapq
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
 from engines.base import Engine, EngineError, Window
+from engines.base import Hypothesis as EngineHypothesis
 from launcher.paths import Paths
+from perf.track import Track, load_clips, make_tracks
 from perf.wer import total, word_errors
 from server.audio.vad import VadState, VoiceDetector
 from server.config import load
-from server.session.commands import Cancel as CancelCommand
+from server.inference.scheduler import Scheduler, State, Ticket
 from server.session.commands import (
+    Cancel,
     Command,
     Decode,
     DetectVoice,
@@ -46,27 +51,19 @@ from server.session.settings import Policy, SessionSettings
 from session_store.base import Final, SessionState
 
 FRAME_S = 0.02
-VAD_DELAY_S = 0.003
+VAD_DELAY_S = 0.016
+"""Voice activity gathers this long; half of it on average, and then it computes."""
 STORE_DELAY_S = 0.003
 TRAILING_SILENCE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """A recording and what is said in it."""
-
-    path: Path
-    samples: NDArray[np.int16]
-    rate: int
-    language: str
-    transcript: str
+MODEL = "asr"
+MAX_BATCH = 16
 
 
 @dataclass(slots=True)
 class Run:
-    """What one recording gave."""
+    """What one stream gave."""
 
-    clip: Clip
+    track: Track
     finals: list[Final] = field(default_factory=list)
     partials: list[Partial] = field(default_factory=list)
     partial_lags: list[float] = field(default_factory=list)
@@ -81,49 +78,187 @@ class Run:
         """The whole transcript."""
         return " ".join(final.text for final in self.finals)
 
-    @property
-    def seconds(self) -> float:
-        """Length of the recording."""
-        return len(self.clip.samples) / self.clip.rate
 
+class VirtualTime:
+    """A clock that jumps from event to event."""
 
-class Simulation:
-    """One recording through one session."""
-
-    def __init__(self, clip: Clip, policy: Policy, engine: Engine, detector: VoiceDetector) -> None:
-        self.run = Run(clip)
-        settings = SessionSettings(language=clip.language, sample_rate=clip.rate)
-        self._session = Session(SessionState("simulated", b""), settings, policy)
-        self._engine = engine
-        self._detector = detector
+    def __init__(self) -> None:
+        self.now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._now = 0.0
-        self._finals: list[Decode] = []
-        self._wants = False
-        self._free_at = 0.0
-        self._cancelled: set[int] = set()
 
-    def go(self) -> Run:
-        """Plays the recording and the silence behind it to the end."""
-        rate = self.run.clip.rate
-        step = int(rate * FRAME_S)
-        silence = np.zeros(int(TRAILING_SILENCE_S * rate), np.int16)
-        audio = np.concatenate([self.run.clip.samples, silence])
-        for number, start in enumerate(range(0, len(audio), step)):
-            data = audio[start : start + step].tobytes()
-            self._at((number + 1) * FRAME_S, lambda data=data: self._do(self._session.audio(data, self._now)))  # type: ignore[misc]
-        end = len(audio) / rate + FRAME_S
-        self._at(end, lambda: self._do(self._session.end(self._now)))
-        while self._events:
-            self._now, _, action = heapq.heappop(self._events)
-            action()
-        return self.run
-
-    def _at(self, when: float, action: Callable[[], None]) -> None:
+    def at(self, when: float, action: Callable[[], None]) -> None:
+        """Has something done at a time."""
         heapq.heappush(self._events, (when, next(self._order), action))
 
+    def run(self) -> None:
+        """Until nothing is left to be done."""
+        while self._events:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerShape:
+    """How Triton is set up.
+
+    Attributes:
+        instances: batches computed at once.
+        hands: threads that a batch is dealt out to.
+        in_flight: windows sent at once.
+    """
+
+    instances: int = 1
+    hands: int = 1
+    in_flight: int = 1
+
+
+class VirtualTriton:
+    """Decodes for all streams, each window for as long as it took a processor."""
+
+    def __init__(self, engine: Engine, shape: ServerShape, clock: VirtualTime) -> None:
+        self._engine, self._shape, self._clock = engine, shape, clock
+        self._scheduler = Scheduler([MODEL])
+        self._queue: list[Ticket] = []
+        self._in_flight = self._busy = 0
+        self._is_pumping = self._is_starting = False
+        self.batches: list[int] = []
+        self._known: dict[tuple[bytes, bytes, bool], tuple[EngineHypothesis | EngineError, float]] = {}
+
+    def reset(self, shape: ServerShape, clock: VirtualTime) -> VirtualTriton:
+        """Another one that knows what this one has decoded."""
+        fresh = VirtualTriton(self._engine, shape, clock)
+        fresh._known = self._known
+        return fresh
+
+    def want_partial(self, stream: Stream, since: float) -> None:
+        """See `Inference.want_partial`."""
+        self._scheduler.want_partial(stream, MODEL, since, self._clock.now)
+        self._pump_soon()
+
+    def drop_partial(self, stream: Stream) -> None:
+        """See `Inference.drop_partial`."""
+        self._scheduler.drop_partial(stream)
+
+    def decode(self, stream: Stream, command: Decode) -> None:
+        """See `Inference.decode`."""
+        self._scheduler.decode(stream, MODEL, command, self._clock.now)
+        self._pump_soon()
+
+    def cancel(self, stream: Stream, job: int) -> None:
+        """See `Inference.cancel`."""
+        self._scheduler.cancel(stream, job)
+
+    def _pump_soon(self) -> None:
+        if not self._is_pumping:
+            self._is_pumping = True
+            self._clock.at(self._clock.now, self._pump)
+
+    def _pump(self) -> None:
+        self._is_pumping = False
+        while self._in_flight < self._shape.in_flight:
+            ticket = self._scheduler.next(MODEL, self._clock.now)
+            if ticket is None:
+                break
+            self._in_flight += 1
+            self._queue.append(ticket)
+        if self._queue and not self._is_starting:
+            self._is_starting = True
+            self._clock.at(self._clock.now + 0.001, self._start)
+
+    def _start(self) -> None:
+        self._is_starting = False
+        while self._queue and self._busy < self._shape.instances:
+            batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+            live = [ticket for ticket in batch if ticket.state is State.SENT]
+            self._in_flight -= len(batch) - len(live)
+            if not live:
+                self._pump_soon()
+                continue
+            self.batches.append(len(live))
+            self._busy += 1
+            answers = [(ticket, *self._transcribe(ticket)) for ticket in live]
+            hands = [0.0] * self._shape.hands
+            for cost in sorted((cost for _, _, cost in answers), reverse=True):
+                hands[hands.index(min(hands))] += cost
+            self._clock.at(self._clock.now + max(hands), lambda answers=answers: self._answer(answers))  # type: ignore[misc]
+
+    def _transcribe(self, ticket: Ticket) -> tuple[EngineHypothesis | EngineError, float]:
+        command, stream = ticket.command, ticket.source
+        assert command is not None
+        assert isinstance(stream, Stream)
+        key = (command.audio.tobytes(), command.draft.tobytes(), command.is_partial)
+        if key not in self._known:
+            started = time.process_time()
+            window = Window(command.audio, command.language, command.draft, command.is_partial)
+            [answer] = self._engine.transcribe([window])
+            self._known[key] = (answer, time.process_time() - started)
+        run, cost = stream.run, self._known[key][1]
+        run.decode_s += cost
+        run.windows += 1
+        run.window_s += len(command.audio) / 16000
+        return self._known[key]
+
+    def _answer(self, answers: list[tuple[Ticket, EngineHypothesis | EngineError, float]]) -> None:
+        self._busy -= 1
+        self._in_flight -= len(answers)
+        for ticket, answer, _ in answers:
+            if ticket.state is not State.SENT:
+                continue
+            job = ticket.job
+            self._scheduler.finish(ticket)
+            if isinstance(answer, EngineError):
+                ticket.source.on_decode_failed(job, str(answer))
+            else:
+                words = answer.words
+                found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, words)
+                ticket.source.on_hypothesis(job, found)
+        self._pump_soon()
+        self._start()
+
+
+class Stream:
+    """One speaker and its session."""
+
+    def __init__(
+        self, track: Track, policy: Policy, triton: VirtualTriton, detector: VoiceDetector, clock: VirtualTime
+    ) -> None:
+        self.run = Run(track)
+        settings = SessionSettings(language=track.language, sample_rate=track.rate)
+        self._session = Session(SessionState("simulated", b""), settings, policy)
+        self._triton, self._detector, self._clock = triton, detector, clock
+
+    def speak(self, begin: float) -> None:
+        """Says the track and the silence behind it, from a time on."""
+        rate, clock = self.run.track.rate, self._clock
+        step = int(rate * FRAME_S)
+        silence = np.zeros(int(TRAILING_SILENCE_S * rate), np.int16)
+        audio = np.concatenate([self.run.track.samples, silence])
+        for number, start in enumerate(range(0, len(audio), step)):
+            data = audio[start : start + step].tobytes()
+            when = begin + (number + 1) * FRAME_S
+            clock.at(when, lambda data=data: self._do(self._session.audio(data, clock.now)))  # type: ignore[misc]
+        clock.at(begin + len(audio) / rate + FRAME_S, lambda: self._do(self._session.end(clock.now)))
+
+    @property
+    def language(self) -> str:
+        """See `PartialSource`."""
+        return self._session.language
+
+    def take_partial(self) -> Decode | None:
+        """See `PartialSource`."""
+        return self._session.take_partial(self._clock.now)
+
+    def on_hypothesis(self, job: int, hypothesis: Hypothesis) -> None:
+        """See `PartialSource`."""
+        self._do(self._session.hypothesis(job, hypothesis, self._clock.now))
+
+    def on_decode_failed(self, job: int, reason: str) -> None:
+        """See `PartialSource`."""
+        self._do(self._session.decode_failed(job, reason, self._clock.now))
+
     def _do(self, commands: list[Command]) -> None:
+        clock, session, triton = self._clock, self._session, self._triton
         for command in commands:
             match command:
                 case Send():
@@ -131,23 +266,18 @@ class Simulation:
                 case DetectVoice():
                     self._detect(command)
                 case Decode():
-                    self._finals.append(command)
-                    self._dispatch()
+                    triton.decode(self, command)
                 case WantPartial():
-                    self._wants = True
-                    self._dispatch()
+                    triton.want_partial(self, command.since)
                 case DropPartial():
-                    self._wants = False
-                case CancelCommand():
-                    self._cancelled.add(command.job)
+                    triton.drop_partial(self)
+                case Cancel():
+                    triton.cancel(self, command.job)
                 case Punctuate():
-                    self._do(self._session.punctuated(command.job, command.text, self._now))
+                    self._do(session.punctuated(command.job, command.text, clock.now))
                 case Store():
-                    ticket = command.ticket
-                    self._at(
-                        self._now + STORE_DELAY_S,
-                        lambda t=ticket: self._do(self._session.stored(t, self._now)),  # type: ignore[misc]
-                    )
+                    done = lambda t=command.ticket: self._do(session.stored(t, clock.now))  # noqa: E731
+                    clock.at(clock.now + STORE_DELAY_S, done)
                 case Finish():
                     pass
 
@@ -155,63 +285,44 @@ class Simulation:
         if isinstance(message, Partial):
             self.run.partials.append(message)
             if since is not None:
-                self.run.partial_lags.append(self._now - since)
+                self.run.partial_lags.append(self._clock.now - since)
         elif isinstance(message, Final):
             self.run.finals.append(message)
             if since is not None:
-                self.run.final_lags.append(self._now - since)
+                self.run.final_lags.append(self._clock.now - since)
 
     def _detect(self, command: DetectVoice) -> None:
         state = command.state if isinstance(command.state, VadState) else VadState.initial()
         started = time.thread_time()
         [(probabilities, after)] = self._detector.detect([(state, command.samples)])
         self.run.vad_s += time.thread_time() - started
-        self._at(
-            self._now + VAD_DELAY_S,
-            lambda: self._do(self._session.voice(command.epoch, probabilities.tolist(), after, self._now)),
+        answer = lambda: self._do(  # noqa: E731
+            self._session.voice(command.epoch, probabilities.tolist(), after, self._clock.now)
         )
-
-    def _dispatch(self) -> None:
-        if self._now < self._free_at:
-            return
-        if self._finals:
-            self._decode(self._finals.pop(0))
-        elif self._wants:
-            self._wants = False
-            decode = self._session.take_partial(self._now)
-            if decode is not None:
-                self._decode(decode)
-
-    def _decode(self, command: Decode) -> None:
-        if command.job in self._cancelled:
-            self._dispatch()
-            return
-        started = time.process_time()
-        [answer] = self._engine.transcribe([Window(command.audio, command.language, command.draft, command.is_partial)])
-        took = time.process_time() - started
-        self.run.decode_s += took
-        self.run.windows += 1
-        self.run.window_s += len(command.audio) / 16000
-        self._free_at = self._now + took
-        self._at(self._free_at, lambda: self._answered(command.job, answer))
-
-    def _answered(self, job: int, answer: object) -> None:
-        if isinstance(answer, EngineError):
-            self._do(self._session.decode_failed(job, str(answer), self._now))
-        else:
-            found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, answer.words)  # type: ignore[attr-defined]
-            self._do(self._session.hypothesis(job, found, self._now))
-        self._dispatch()
+        self._clock.at(self._clock.now + VAD_DELAY_S, answer)
 
 
-def read_manifest(path: Path, language: str | None = None) -> Iterator[Clip]:
-    """The recordings of a tab-separated manifest with the columns file, language and transcript."""
+def simulate(
+    tracks: Sequence[Track], policy: Policy, triton: VirtualTriton, shape: ServerShape, detector: VoiceDetector
+) -> tuple[list[Run], list[int]]:
+    """All tracks at once, their phases spread over a hop; what each gave, and the sizes of the batches."""
+    clock = VirtualTime()
+    server = triton.reset(shape, clock)
+    streams = [Stream(track, policy, server, detector, clock) for track in tracks]
+    for number, stream in enumerate(streams):
+        stream.speak(number / len(streams) * FRAME_S)
+    clock.run()
+    return [stream.run for stream in streams], server.batches
+
+
+def read_tracks(path: Path, language: str | None = None) -> Iterator[Track]:
+    """The recordings of a tab-separated manifest with the columns file, language and transcript, at their own rates."""
     with path.open(newline="") as file:
         for row in csv.DictReader(file, delimiter="\t"):
             if language in (None, row["language"]):
                 samples, rate = soundfile.read(path.parent / row["file"], dtype="int16", always_2d=True)
                 mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1).astype(np.int16)
-                yield Clip(path.parent / row["file"], mono, rate, row["language"], row["transcript"])
+                yield Track(mono, rate, row["language"], row["transcript"], ())
 
 
 def flicker(run: Run) -> tuple[int, int]:
@@ -232,18 +343,18 @@ def percentile(values: list[float], share: float) -> float:
     return float(np.quantile(values, share)) if values else float("nan")
 
 
-def report(runs: list[Run]) -> str:
-    """One line with what matters."""
-    errors = total(word_errors(run.clip.transcript, run.text, run.clip.language) for run in runs)
-    seconds = sum(run.seconds for run in runs)
+def report(runs: list[Run], batches: list[int]) -> str:
+    """What matters, in a line."""
+    errors = total(word_errors(run.track.transcript, run.text, run.track.language) for run in runs)
+    seconds = sum(run.track.seconds for run in runs)
     changed, spoken = (sum(values) for values in zip(*map(flicker, runs), strict=True))
     lags = [lag for run in runs for lag in run.partial_lags]
     ends = [lag for run in runs for lag in run.final_lags]
     decode, vad = sum(run.decode_s for run in runs) / seconds, sum(run.vad_s for run in runs) / seconds
     windows = sum(run.windows for run in runs)
     return (
-        f"WER {errors.rate:6.2%}  core {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
-        f"of {sum(run.window_s for run in runs) / max(1, windows):.1f} s  "
+        f"WER {errors.rate:6.2%}  core/stream {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
+        f"of {sum(run.window_s for run in runs) / max(1, windows):.1f} s  batch {np.mean(batches or [0]):.1f}  "
         f"partial lag p50 {percentile(lags, 0.5):.3f} p95 {percentile(lags, 0.95):.3f}  "
         f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}"
     )
@@ -265,27 +376,51 @@ def policy_from(assignments: list[str], language: str) -> Policy:
     """The default policy for a language, with ``name=value`` changes."""
     kinds = {f.name: type(getattr(Policy(), f.name)) for f in fields(Policy)}
     changes = dict(assignment.split("=", 1) for assignment in assignments)
-    served = load().policies.get(language, Policy())
+    served = load().policies.get(language, load().policy)
     return replace(served, **{name: kinds[name](value) for name, value in changes.items()})
 
 
 def main() -> None:
     """Prints the report of each policy given, the default one if none."""
+    options = _parser().parse_args()
+    detector = VoiceDetector(Paths.from_environment().models / "silero-vad" / "silero_vad.onnx")
+    clock = VirtualTime()
+    triton = VirtualTriton(make_engine(options.language), ServerShape(), clock)
+    together: list[list[Track]]
+    if options.streams:
+        clips = load_clips(options.manifest, [options.language])
+        together = [make_tracks(clips, options.streams, options.seconds, continuous=options.continuous)]
+        shape = ServerShape(options.instances, options.hands, options.in_flight)
+    else:
+        together = [[track] for track in read_tracks(options.manifest, options.language)]
+        shape = ServerShape()
+    for assignments in options.policies or [[]]:
+        policy = policy_from(assignments, options.language)
+        runs: list[Run] = []
+        batches: list[int] = []
+        for tracks in together:
+            some, sizes = simulate(tracks, policy, triton, shape, detector)
+            runs += some
+            batches += sizes
+        print(" ".join(assignments) or "default", "\n   ", report(runs, batches), flush=True)
+        if options.show:
+            for run in runs:
+                print("    " + " | ".join(final.text for final in run.finals))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--language", default="en")
     parser.add_argument("--set", nargs="*", action="append", default=[], metavar="NAME=VALUE", dest="policies")
     parser.add_argument("--show", action="store_true", help="print every transcript")
-    options = parser.parse_args()
-    clips = list(read_manifest(options.manifest, options.language))
-    detector = VoiceDetector(Paths.from_environment().models / "silero-vad" / "silero_vad.onnx")
-    engine = make_engine(options.language)
-    for assignments in options.policies or [[]]:
-        runs = [Simulation(clip, policy_from(assignments, options.language), engine, detector).go() for clip in clips]
-        print(" ".join(assignments) or "default", "\n   ", report(runs), flush=True)
-        if options.show:
-            for run in runs:
-                print(f"    {run.clip.path.name}: " + " | ".join(final.text for final in run.finals))
+    parser.add_argument("--streams", type=int, default=0, help="so many at once, made of the recordings")
+    parser.add_argument("--seconds", type=float, default=45.0, help="length of each of them (default: 45)")
+    parser.add_argument("--continuous", action="store_true", help="without pauses between recordings")
+    parser.add_argument("--instances", type=int, default=1, help="batches at once (default: 1)")
+    parser.add_argument("--hands", type=int, default=2, help="threads a batch is dealt out to (default: 2)")
+    parser.add_argument("--in-flight", type=int, default=4, help="windows sent at once (default: 4)")
+    return parser
 
 
 if __name__ == "__main__":

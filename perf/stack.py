@@ -211,9 +211,9 @@ def running_triton(
     """A Triton with these models (all when None) on free ports, ready."""
     paths = replace(Paths.from_environment(), state=folder)
     installation = set_up(paths, reporter)
-    from launcher.repository import default_plans
+    from launcher.plans import plans_from_environment
 
-    plans = [plan for plan in default_plans(paths) if models is None or plan.name in models]
+    plans = [plan for plan in plans_from_environment(paths, "cpu") if models is None or plan.name in models]
     with ExitStack() as stack:
         process = installation.triton_process(triton_options(stack), plans)
         stack.callback(process.stop)

@@ -70,11 +70,11 @@ class Settings(BaseSettings):
     endpoint_silence_ms: int = Field(
         500, ge=MIN_ENDPOINT_MS, le=MAX_ENDPOINT_MS, description="Silence that ends a segment, unless the client says."
     )
-    hop_ms: int = Field(320, ge=32, le=5000, description="New speech between two partials.")
+    hop_ms: int = Field(256, ge=32, le=5000, description="New speech between two partials.")
     max_segment_s: float = Field(20, ge=5, le=28, description="Longest segment; longer speech is cut at a quiet point.")
     windows: dict[str, Windows] = Field(
         # A slow model: what a window costs is added to what the hop costs, and the final's decode to the pause.
-        default={"asr_multilingual": Windows(hop_ms=192, max_segment_s=12, trim_after_s=4.5)},
+        default={"asr_multilingual": Windows(hop_ms=192, max_segment_s=12)},
         description="Other hop_ms, max_segment_s or trim_after_s (longest window of a partial) for a model: JSON.",
     )
     speech_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which audio counts as speech.")
@@ -87,7 +87,9 @@ class Settings(BaseSettings):
     triton_http_port: int = Field(8003, ge=1, le=65535, description="Its HTTP port.")
     triton_metrics_port: int = Field(8002, ge=1, le=65535, description="Its metrics port.")
     triton_device: Literal["cpu", "cuda"] = Field("cpu", description="Where the models of that Triton compute.")
-    max_in_flight: int = Field(4, ge=1, le=1024, description="Windows at Triton at once, for each model.")
+    max_in_flight: int = Field(
+        0, ge=0, le=1024, description="Windows at Triton at once, for each model; 0: as many as suit its instances."
+    )
     partial_timeout_s: float = Field(2, gt=0, description="After this a partial's window is given up.")
     final_timeout_s: float = Field(10, gt=0, description="After this a final's window is sent again.")
     final_deadline_s: float = Field(90, gt=0, description="After this a final is given up.")

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
+from math import ceil
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from server import tracing
@@ -44,6 +47,34 @@ class ModelState(StrEnum):
     UNLOADING = "UNLOADING"
 
 
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """How a Triton serves a model.
+
+    Attributes:
+        instances: batches that it computes at once.
+        hands: threads that each of them deals its batch out to.
+        max_batch: requests in a batch.
+        on_gpu: whether batches are computed as one, and so pay.
+    """
+
+    instances: int = 1
+    hands: int = 1
+    max_batch: int = 1
+    on_gpu: bool = False
+
+    @property
+    def in_flight(self) -> int:
+        """Windows to have there at once.
+
+        A GPU gets a whole batch while it computes another. On CPUs every thread gets a window, and every second one
+        another to go on with: what is sent can no longer be ranked, and a larger batch saves little there.
+        """
+        if self.on_gpu:
+            return 2 * self.instances * self.max_batch
+        return ceil(1.5 * self.instances * self.hands)
+
+
 class TritonClient:
     """The calls that are made to one Triton. Every one has a deadline and raises `InferenceError`.
 
@@ -70,6 +101,20 @@ class TritonClient:
         index = await _answer(self._stub.RepositoryIndex, pb.RepositoryIndexRequest(), timeout_s)
         states = [entry.state for entry in index.models if entry.name == model]
         return ModelState(states[-1]) if states and states[-1] in set(ModelState) else ModelState.UNAVAILABLE
+
+    async def shape(self, model: str, timeout_s: float) -> ModelShape:
+        """How it is served."""
+        request = pb.ModelConfigRequest(name=model)
+        config = (await _answer(self._stub.ModelConfig, request, timeout_s)).config
+        groups = config.instance_group
+        count = sum(group.count * max(1, len(group.gpus)) for group in groups)
+        threads = config.parameters["THREADS"].string_value if "THREADS" in config.parameters else ""
+        return ModelShape(
+            instances=max(1, count),
+            hands=int(threads) if threads.isdecimal() and int(threads) else 1,
+            max_batch=max(1, config.max_batch_size),
+            on_gpu=any(group.kind == ModelInstanceGroup.KIND_GPU for group in groups),
+        )
 
     async def progress(self, model: str, timeout_s: float) -> int:
         """A number that grows with every batch and every failure: it stands still where a model is idle or hangs."""

@@ -12,7 +12,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
-from server.inference.client import ModelState
+from server.inference.client import ModelShape, ModelState
 from server.inference.errors import Fault, InferenceError
 from server.inference.observer import InferenceObserver
 from server.inference.replica import Pool, Replica, Triton
@@ -73,7 +73,7 @@ class HealthMonitor:
     def answered(self, replica: Replica) -> None:
         """An inference has gone through."""
         replica.last_good = replica.triton.last_heard = self._clock()
-        if replica.triton.live.is_set():
+        if replica.triton.live.is_set() and not replica.has_died:
             self._set_up(replica)
 
     def failed(self, replica: Replica, error: InferenceError) -> None:
@@ -82,6 +82,8 @@ class HealthMonitor:
             replica.triton.check.set()
         else:
             replica.triton.last_heard = self._clock()
+        if error.fault is Fault.DEAD:
+            replica.has_died = True
         if error.fault in (Fault.DEAD, Fault.GONE):
             self._set_down(replica, error)
         if error.fault is not Fault.REFUSED:
@@ -125,6 +127,8 @@ class HealthMonitor:
         while True:
             await self._until_due(replica, pool, pause)
             progress = await self._progress(replica)
+            if replica.shape is None:
+                replica.shape = await self._shape(replica)
             error = await self._probe(replica, pool)
             replica.probed.set()
             if error is None:
@@ -162,7 +166,24 @@ class HealthMonitor:
         except InferenceError:
             return None
 
+    async def _shape(self, replica: Replica) -> ModelShape | None:
+        try:
+            return await replica.triton.client.shape(replica.model, self._settings.live_timeout_s)
+        except InferenceError:
+            return None
+
     async def _probe(self, replica: Replica, pool: Pool) -> InferenceError | None:
+        """A synthetic inference. Where a process was found dead, so many at once that every one of them gets some."""
+        count = 2 * (replica.shape.instances if replica.shape is not None else 1) if replica.has_died else 1
+        errors = await asyncio.gather(*(self._probe_once(replica, pool) for _ in range(count)))
+        failed = [error for error in errors if error is not None]
+        if failed:
+            return max(failed, key=lambda error: error.fault is Fault.DEAD)
+        replica.has_died = False
+        self.answered(replica)
+        return None
+
+    async def _probe_once(self, replica: Replica, pool: Pool) -> InferenceError | None:
         begun = self._clock()
         outcome = "ok"
         try:
@@ -171,7 +192,6 @@ class HealthMonitor:
             outcome = error.fault.value
             return error
         else:
-            self.answered(replica)
             return None
         finally:
             self._observer.request_done(replica.model, "probe", self._clock() - begun, outcome)
@@ -186,6 +206,9 @@ class HealthMonitor:
 
     def _set_down(self, replica: Replica, error: InferenceError) -> None:
         was_up, replica.is_up, replica.reason = replica.is_up, False, error.reason
+        replica.has_died |= error.fault is Fault.DEAD
+        if error.fault is Fault.GONE:
+            replica.shape = None  # the next one may be another
         if was_up:
             log.warning("%s at %s is left out: %s", replica.model, replica.address, error.reason)
             replica.suspect.set()

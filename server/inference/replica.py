@@ -9,7 +9,10 @@ from typing import Protocol
 
 from tritonclient.grpc.service_pb2 import ModelInferRequest, ModelInferResponse
 
-from server.inference.client import ModelState
+from server.inference.client import ModelShape, ModelState
+
+FIRST_LIMIT = 4
+"""Windows at once at a model that does not tell how it is served."""
 
 
 class Client(Protocol):
@@ -20,6 +23,7 @@ class Client(Protocol):
     async def infer(self, request: ModelInferRequest, timeout_s: float) -> ModelInferResponse: ...  # noqa: D102
     async def is_live(self, timeout_s: float) -> bool: ...  # noqa: D102
     async def model_state(self, model: str, timeout_s: float) -> ModelState: ...  # noqa: D102
+    async def shape(self, model: str, timeout_s: float) -> ModelShape: ...  # noqa: D102
     async def progress(self, model: str, timeout_s: float) -> int: ...  # noqa: D102
     async def load(self, model: str, timeout_s: float) -> None: ...  # noqa: D102
     async def unload(self, model: str, timeout_s: float) -> None: ...  # noqa: D102
@@ -56,6 +60,9 @@ class Replica:
     """A model at one Triton.
 
     Attributes:
+        given_limit: windows at once, if the operator says; else as many as suit its shape.
+        shape: how it is served there; None until it has said so.
+        has_died: one of its processes was found dead. Others may answer, but it must be healed.
         in_flight: calls under way, probes not counted.
         is_up: whether it gets work.
         reason: why it does not.
@@ -69,7 +76,9 @@ class Replica:
 
     triton: Triton
     model: str
-    limit: int
+    given_limit: int = 0
+    shape: ModelShape | None = None
+    has_died: bool = False
     in_flight: int = 0
     is_up: bool = False
     reason: str = "not tried yet"
@@ -79,6 +88,11 @@ class Replica:
     probed: asyncio.Event = field(default_factory=asyncio.Event)
     healed_at: float | None = None
     heal_pause: float = 0.0
+
+    @property
+    def limit(self) -> int:
+        """How many calls may be under way."""
+        return self.given_limit or (self.shape.in_flight if self.shape is not None else FIRST_LIMIT)
 
     @property
     def address(self) -> str:

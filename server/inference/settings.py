@@ -12,12 +12,13 @@ class ModelRoute:
     Attributes:
         name: as Triton knows it.
         languages: codes that it is asked for; `auto` where it finds the language out by itself.
-        max_in_flight: windows at one Triton at once. The more, the larger the batches and the longer each takes.
+        max_in_flight: windows at one Triton at once; 0: as many as suit the way it serves the model. The more, the
+            larger the batches and the longer each takes.
     """
 
     name: str
     languages: frozenset[str]
-    max_in_flight: int = 4
+    max_in_flight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +85,5 @@ class InferenceSettings:
         for route in self.models:
             if not route.languages:
                 raise ValueError(f"models: {route.name} has no languages")
-            if route.max_in_flight < 1:
-                raise ValueError(f"models: max_in_flight of {route.name} must be at least 1")
+            if route.max_in_flight < 0:
+                raise ValueError(f"models: max_in_flight of {route.name} must not be negative")

@@ -75,9 +75,11 @@ class Segmenter:
         "_calm_since",
         "_endpoint",
         "_limit",
+        "_long",
         "_policy",
         "_quiet_end",
         "_run",
+        "_short_endpoint",
         "_silence_from",
         "_start",
         "_window",
@@ -87,6 +89,8 @@ class Segmenter:
         self._policy = policy
         # The endpoint must not come before the early decode that it relies on.
         self._endpoint = max(-(-endpoint_silence_ms * 16 // VAD_WINDOW), policy.quiet_windows)
+        self._short_endpoint = max(self._endpoint * 2 // 5, policy.quiet_windows)
+        self._long = int(policy.long_segment_s * 16000)
         self.limit(policy.max_segment_s)
         self._window = 0
         self._run = 0
@@ -98,6 +102,12 @@ class Segmenter:
     def limit(self, seconds: float) -> None:
         """Cuts the open segment when it gets this long."""
         self._limit = int(seconds * 16000)
+
+    @property
+    def _enough(self) -> int:
+        """Windows of silence that end the open segment."""
+        is_long = self._window * VAD_WINDOW - self._start >= self._long
+        return self._short_endpoint if is_long else self._endpoint
 
     @property
     def in_speech(self) -> bool:
@@ -163,9 +173,9 @@ class Segmenter:
             silence = self._window - self._silence_from
             if silence >= policy.quiet_windows and self._quiet_end < 0:
                 self._quiet_end = self._window * VAD_WINDOW
-                if silence < self._endpoint:
+                if silence < self._enough:
                     return Quiet(self._quiet_end, self.speech_end)
-            if silence >= self._endpoint:
+            if silence >= self._enough:
                 return Endpoint(self._quiet_end, self.speech_end)
         if resumed:
             return Resumed()

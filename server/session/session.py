@@ -94,6 +94,8 @@ class Session:
         self._numbers = 0
         self._jobs: dict[int, tuple[Segment, Job]] = {}
         self._acked = origin
+        self._heard = origin
+        """Input offset of the end of the newest window that was answered while its segment was open."""
         self._kept = origin
         """The acknowledgement that the newest `Store` asked to be kept: `next_seq` and the tail belong to it."""
         self.next_seq = state.next_seq
@@ -190,6 +192,7 @@ class Session:
         if segment is self._open:
             if decode.kind is not Kind.COMMIT:
                 self._send_partial(segment, decode, now)
+                self._heard = self._chain.input_offset(decode.end)
             self._want_partial(now)
         else:
             self._settle(now)
@@ -448,7 +451,9 @@ class Session:
             self._out.append(WantPartial(self._arrival(segment.covered, now)))
 
     def _arrival(self, position: int, now: float) -> float:
-        return self._arrivals.at(self._chain.input_offset(position), now)
+        """When the sample at a position arrived, or the first one after it that no window has covered: what follows a
+        cut in the midst of speech was in the windows before it."""
+        return self._arrivals.at(max(self._chain.input_offset(position), self._heard), now)
 
     def _send_partial(self, segment: Segment, job: Job, now: float) -> None:
         text, seq = segment.prefix.text, self._open_seq

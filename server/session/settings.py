@@ -67,6 +67,7 @@ class Policy:
         onset_windows: speech in a row that opens a segment.
         pre_roll_windows: audio kept before the onset, so that soft first consonants are in the segment.
         quiet_windows: silence after which the segment's final is decoded ahead of the endpoint.
+        long_segment_s: from this length on a segment ends at a shorter silence, two fifths of the endpoint's.
         max_segment_s: a segment is cut at its quietest recent point when it gets this long.
         cut_search_s: how far back that point is looked for.
         idle_windows: without speech for this long, the chain starts afresh and the silence is acknowledged.
@@ -88,16 +89,17 @@ class Policy:
     onset_windows: int = 3
     pre_roll_windows: int = 10
     quiet_windows: int = 6
+    long_segment_s: float = 10.0
     max_segment_s: float = 20.0
     cut_search_s: float = 5.0
     idle_windows: int = 125
     idle_threshold: float = 0.2
-    hop_windows: int = 10
+    hop_windows: int = 8
     first_hop_windows: int = 12
     detect_s: float = 3.0
-    trim_after_s: float = 6.0
+    trim_after_s: float = 4.5
     trim_keep_s: float = 1.5
-    sure_confidence: float = 0.75
+    sure_confidence: float = 0.8
     hold_back_words: int = 2
     vad_group: int = 1
     max_backlog_s: float = 60.0

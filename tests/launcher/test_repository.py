@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,25 @@ def test_only_models_with_weights_are_planned(paths: Paths) -> None:
         ModelPlan("asr", paths.models / "moonshine-tiny-en", 2, "cuda", 4),
         ModelPlan("punctuation", templates / "punctuation" / "1", 1, "cuda", 4),
     ]
+
+
+def test_a_model_that_decodes_a_window_in_one_thread_has_an_instance_for_each_core(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, weights in (("asr", "moonshine-tiny-en"), ("asr_multilingual", "whisper-base")):
+        _template(paths.source / "triton_models", name, "x")
+        (paths.models / weights).mkdir(parents=True)
+        (paths.models / weights / "encoder.onnx").touch()
+
+    def shapes(cores: int, **options: Any) -> list[tuple[int, int]]:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+        return [(plan.instances, plan.threads) for plan in default_plans(paths, **options)]
+
+    assert shapes(1) == [(1, 1), (1, 1)]
+    assert shapes(2) == [(2, 1), (1, 2)]
+    assert shapes(24) == [(8, 3), (1, 24)]
+    assert shapes(4, instances={"asr": 1}) == [(1, 4), (1, 4)]
+    assert shapes(4, device="cuda") == [(1, 4), (1, 4)]
 
 
 def test_other_weights_are_a_setting(paths: Paths, tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Chaos:
             self._triton.resume()
 
     async def kill_stub(self) -> None:
-        self._triton.kill_stub("asr")
+        self._triton.kill_stub("asr", self._chance.choice((1, None)))
 
     async def kill_triton(self) -> None:
         with suppress(LauncherError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 
-from server.inference.client import ModelState
+from server.inference.client import ModelShape, ModelState
 from server.inference.errors import Fault, InferenceError
 from server.inference.settings import InferenceSettings, ModelRoute
 from server.inference.wire import PROBE_TEXT, probe_window
@@ -73,7 +73,10 @@ class ScriptedClient:
     """Answers windows by itself after so long; None: the test does."""
     dead: set[str] = field(default_factory=set)
     states: dict[str, ModelState] = field(default_factory=dict)
+    shapes: dict[str, ModelShape] = field(default_factory=dict)
     probe_errors: dict[str, InferenceError] = field(default_factory=dict)
+    one_dead: set[str] = field(default_factory=set)
+    """Models with a dead process among others that live: of two probes in a row one fails."""
     load_error: InferenceError | None = None
     load_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -93,6 +96,8 @@ class ScriptedClient:
             await self._pass(timeout_s, asked.model)
             if (error := self.probe_errors.get(asked.model)) is not None:
                 raise again(error)
+            if asked.model in self.one_dead and self.log.count(f"probe {asked.model}") % 2:
+                raise again(DEAD)
             return answer_to(asked)
         self.seen.add(asked.samples)
         self.on_infer(self, asked)
@@ -118,6 +123,10 @@ class ScriptedClient:
         await self._pass(timeout_s)
         return self.states.get(model, ModelState.READY)
 
+    async def shape(self, model: str, timeout_s: float) -> ModelShape:
+        await self._pass(timeout_s)
+        return self.shapes.get(model, ModelShape())
+
     async def progress(self, model: str, timeout_s: float) -> int:
         await self._pass(timeout_s)
         self.moves += self.is_busy
@@ -132,6 +141,7 @@ class ScriptedClient:
             self.states[model] = ModelState.LOADING
             await asyncio.sleep(self.load_s)
             self.dead.discard(model)
+            self.one_dead.discard(model)
         self.states[model] = ModelState.READY
 
     async def unload(self, model: str, timeout_s: float) -> None:

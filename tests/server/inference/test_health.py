@@ -9,11 +9,12 @@ from itertools import pairwise
 
 import pytest
 
-from server.inference.client import ModelState
+from server.inference.client import ModelShape, ModelState
 from server.inference.errors import Fault, InferenceError
 from server.inference.observer import NullObserver
 from server.inference.service import Inference
 from tests.server.inference.scripted import (
+    DEAD,
     FAILED,
     LATE,
     REFUSED,
@@ -159,6 +160,64 @@ async def test_a_dead_stub_is_healed() -> None:
         await source.answered(1)
         assert source.answers == [(5, "3200 samples")]
         assert r.clock() - begun < 5
+
+
+@virtually
+async def test_a_dead_process_among_others_is_healed() -> None:
+    network = Network()
+    triton = network.clients["one"]
+    triton.shapes["asr"] = ModelShape(instances=2)
+    async with rig(network=network) as r:
+        triton.one_dead.add("asr")
+        triton.load_s = 2.0
+        source = Source()
+        r.inference.decode(source, window(5))
+        await settle()
+        triton.call(3200).fail(DEAD)
+        await asyncio.sleep(4)
+        assert r.loads() == ["unload asr", "load asr"]
+        assert r.news == [True, False, True]
+        triton.call(3200).answer()
+        await source.answered(1)
+        assert source.answers == [(5, "3200 samples")]
+
+
+@virtually
+async def test_what_another_gateway_has_healed_is_not_healed_again() -> None:
+    async with rig() as r:
+        source = Source()
+        r.inference.decode(source, window(5))
+        await settle()
+        r.triton.call(3200).fail(DEAD)
+        await asyncio.sleep(4)
+        assert r.loads() == []
+        r.triton.call(3200).answer()
+        await source.answered(1)
+
+
+@virtually
+async def test_as_many_windows_are_sent_as_suit_the_instances() -> None:
+    network = Network("cpu", "gpu")
+    cpu, gpu = network.clients.values()
+    cpu.shapes["asr"] = ModelShape(instances=2)
+    gpu.shapes["asr"] = ModelShape(instances=1, max_batch=4, on_gpu=True)
+    async with rig(network=network, limit=0) as r:
+        sources = [Source(first_job=1000 * number) for number in range(20)]
+        for source in sources:
+            r.inference.decode(source, window(source.jobs))
+        await settle()
+        assert (len(cpu.windows()), len(gpu.windows())) == (3, 8)
+
+
+@virtually
+async def test_what_the_operator_says_counts() -> None:
+    network = Network()
+    network.clients["one"].shapes["asr"] = ModelShape(instances=4)
+    async with rig(network=network, limit=1) as r:
+        for number in range(3):
+            r.inference.decode(Source(), window(number))
+        await settle()
+        assert len(r.triton.windows()) == 1
 
 
 @virtually

@@ -15,7 +15,7 @@ ROUTE = ModelRoute("asr", frozenset({"en"}))
         ((), (ROUTE,), "addresses: name at least one Triton"),
         (("one:8001",), (), "models: name at least one model"),
         (("one:8001",), (ModelRoute("asr", frozenset()),), "models: asr has no languages"),
-        (("one:8001",), (ModelRoute("asr", frozenset({"en"}), 0),), "max_in_flight of asr must be at least 1"),
+        (("one:8001",), (ModelRoute("asr", frozenset({"en"}), -1),), "max_in_flight of asr must not be negative"),
     ],
 )
 def test_refused(addresses: tuple[str, ...], models: tuple[ModelRoute, ...], reason: str) -> None:
@@ -24,4 +24,4 @@ def test_refused(addresses: tuple[str, ...], models: tuple[ModelRoute, ...], rea
 
 
 def test_accepted() -> None:
-    assert InferenceSettings(("one:8001",), (ROUTE,)).models[0].max_in_flight == 4
+    assert InferenceSettings(("one:8001",), (ROUTE,)).models == (ROUTE,)

@@ -45,6 +45,31 @@ def test_onset_needs_speech_in_a_row_and_takes_the_pre_roll_along() -> None:
     assert segmenter.speech_end == 12 * W
 
 
+LONG = replace(POLICY, long_segment_s=0.64, max_segment_s=9.0)
+
+
+def opened_long(endpoint_ms: int) -> Segmenter:
+    segmenter = Segmenter(LONG, endpoint_ms)
+    run(segmenter, [SPEECH] * 20)
+    return segmenter
+
+
+def test_a_long_segment_ends_at_a_shorter_silence() -> None:
+    # Two fifths of ten windows.
+    assert run(opened_long(320), [SILENCE] * 4) == [
+        (3, Quiet(end=23 * W, speech_end=20 * W)),
+        (4, Endpoint(end=23 * W, speech_end=20 * W)),
+    ]
+    # They are no longer than a short silence: it ends at once.
+    assert run(opened_long(224), [SILENCE] * 3) == [(3, Endpoint(end=23 * W, speech_end=20 * W))]
+
+
+def test_a_segment_gets_long_within_a_silence() -> None:
+    segmenter = Segmenter(LONG, 640)
+    run(segmenter, [SPEECH] * 8)
+    assert run(segmenter, [SILENCE] * 12)[-1] == (12, Endpoint(end=11 * W, speech_end=8 * W))
+
+
 def test_pre_roll_does_not_reach_behind_the_start() -> None:
     assert run(Segmenter(POLICY, 320), [SPEECH] * 3) == [(3, Onset(start=0, speech=0, heard=W))]
 
