@@ -20,9 +20,12 @@ from engines.runtime.drafts import Draft
 _BLOCK = 32
 _MIN_STEP = 2
 _MASKED = -30000.0
-_LONGEST_PERIOD = 12
-_LOOP_TURNS = 3
-_LOOP_TOKENS = 12
+_LONGEST_PERIOD = 60
+_LOOP_TURNS, _HASTY_TURNS = 3, 2
+_LOOP_TOKENS, _HASTY_TOKENS = 12, 16
+_ECHO = 6
+"""So many tokens that came before in the same order let expect that what followed then follows again."""
+_ECHO_AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +37,14 @@ class Job:
         cross: keys and values of the encoder, shape (2 * layers, heads, frames, head width).
         draft: proposed token ids; any garbage is harmless.
         limit: stop after this many tokens.
+        is_hasty: whether it counts as a loop already when a longer stretch comes for the second time.
     """
 
     prompt: Sequence[int]
     cross: NDArray[np.floating]
     draft: Sequence[int]
     limit: int
+    is_hasty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Row:
     vocabulary: Vocabulary
     draft: Draft
     limit: int
+    is_hasty: bool = False
     tokens: list[int] = field(default_factory=list)
     probabilities: list[float] = field(default_factory=list)
     passes: int = 0
@@ -85,6 +91,8 @@ class Row:
     ended: bool = False
     looped: bool = False
     watched: float = 1.0
+    _is_echo: bool = False
+    """What was proposed last was not the draft but an echo."""
 
     @property
     def certain(self) -> list[int]:
@@ -92,8 +100,11 @@ class Row:
         return [*self.prompt, *self.tokens]
 
     def proposal(self) -> list[int]:
-        """What may follow."""
-        return self.draft.proposal(self.limit - len(self.tokens) - 1)
+        """What may follow: the draft, or where the text repeats itself, its own earlier tokens once more."""
+        limit = max(self.limit - len(self.tokens) - 1, 0)
+        echo = _echo(self.tokens)[:limit]
+        self._is_echo = bool(echo)
+        return echo or self.draft.proposal(limit)
 
     def take(self, fed: list[int], chosen: list[int], probabilities: list[float]) -> None:
         """Keeps the choices up to the first one that the next fed token does not agree with."""
@@ -108,7 +119,7 @@ class Row:
         self.ended = chosen[agreed] not in self.vocabulary.words
         if not self.ended:
             self.tokens.append(chosen[agreed])
-            self.draft.advance(agreed, chosen[agreed])
+            self.draft.advance(0 if self._is_echo else agreed, chosen[agreed])
         if self.vocabulary.stops_loops:
             self._stop_loop(before)
         self.done = self.ended or self.looped or len(self.tokens) >= self.limit
@@ -116,7 +127,7 @@ class Row:
     def _stop_loop(self, before: int) -> None:
         """Looks at every token since `before`, so that where a row stops hangs on no draft."""
         for count in range(before + 1, len(self.tokens) + 1):
-            if is_loop(self.tokens[:count]):
+            if is_loop(self.tokens[:count], is_hasty=self.is_hasty):
                 del self.tokens[count:], self.probabilities[count:]
                 self.looped, self.ended = True, False
                 return
@@ -135,7 +146,10 @@ class GreedyDecoder:
         """Decodes all jobs together; the results are in order."""
         known = self._vocabulary
         drafts = [Draft(job.draft, known.words, known.guess) for job in jobs]
-        rows = [Row(list(job.prompt), known, draft, job.limit) for job, draft in zip(jobs, drafts, strict=True)]
+        rows = [
+            Row(list(job.prompt), known, draft, job.limit, job.is_hasty)
+            for job, draft in zip(jobs, drafts, strict=True)
+        ]
         active = list(range(len(rows)))
         while active:
             self._decode_together([rows[index] for index in active], [jobs[index].cross for index in active])
@@ -233,10 +247,22 @@ class _Batch:
         self._binding.bind_ortvalue_input(name, self._value(array))
 
 
-def is_loop(tokens: Sequence[int]) -> bool:
-    """Whether the end of `tokens` is one short stretch, three times or more and for a dozen tokens."""
+def _echo(tokens: Sequence[int]) -> list[int]:
+    """What followed when the last tokens came before, the latest time; nothing if they have not."""
+    last = list(tokens[-_ECHO:])
+    for at in range(len(tokens) - _ECHO - 1, _ECHO - 2, -1):
+        if tokens[at] == last[-1] and list(tokens[at + 1 - _ECHO : at + 1]) == last:
+            return list(tokens[at + 1 : at + 1 + _ECHO_AHEAD])
+    return []
+
+
+def is_loop(tokens: Sequence[int], *, is_hasty: bool = False) -> bool:
+    """Whether the end of `tokens` is one stretch three times or more and for a dozen tokens; in haste, also whether it
+    is one of eight tokens or more twice."""
     for period in range(1, _LONGEST_PERIOD + 1):
         length = max(_LOOP_TURNS * period, _LOOP_TOKENS)
+        if is_hasty:
+            length = min(length, max(_HASTY_TURNS * period, _HASTY_TOKENS))
         if length > len(tokens):
             continue
         if all(tokens[-at] == tokens[-at - period] for at in range(1, length - period + 1)):

@@ -53,8 +53,9 @@ class Decoder(Protocol):
         prompts: Sequence[Sequence[int]],
         drafts: Sequence[Sequence[int]],
         frames: int,
+        hasty: Sequence[bool],
     ) -> list[Decoded]:
-        """Decodes a batch greedily; `frames` is the length of the context, in steps of 10 ms."""
+        """Decodes a batch greedily; `frames` is the length of the context, in steps of 10 ms. See `Job` for `hasty`."""
         ...
 
     def close(self) -> None:
@@ -76,9 +77,10 @@ class PlainDecoder:
         prompts: Sequence[Sequence[int]],
         drafts: Sequence[Sequence[int]],
         frames: int,
+        hasty: Sequence[bool],
     ) -> list[Decoded]:
         """See `Decoder`."""
-        del drafts
+        del drafts, hasty
         outputs = self._model.generate(
             encoded,
             [list(prompt) for prompt in prompts],
@@ -121,11 +123,12 @@ class DraftedDecoder:
         prompts: Sequence[Sequence[int]],
         drafts: Sequence[Sequence[int]],
         frames: int,
+        hasty: Sequence[bool],
     ) -> list[Decoded]:
         """See `Decoder`."""
         (cross,) = self._cross.run(None, {"encoded": np.asarray(encoded, np.float32)})
-        rows = zip(prompts, drafts, strict=True)
-        jobs = [Job(prompt, cross[:, at], draft, _limit(frames)) for at, (prompt, draft) in enumerate(rows)]
+        rows = enumerate(zip(prompts, drafts, hasty, strict=True))
+        jobs = [Job(prompt, cross[:, at], draft, _limit(frames), haste) for at, (prompt, draft, haste) in rows]
         hands = [jobs[first :: self._threads] for first in range(min(self._threads, len(jobs)))]
         run = self._pool.map if self._pool and len(hands) > 1 else map
         dealt = list(run(self._decoder.decode, hands))

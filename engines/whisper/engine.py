@@ -123,7 +123,7 @@ class WhisperEngine:
         languages = self._languages(windows, encoded)
         prompts = [[self._start, self._id(code), *self._task] for code in languages]
         drafts = [[] if frames == FULL_FRAMES else window.draft.tolist() for window in windows]
-        found = self._decoder.decode(encoded, prompts, drafts, frames)
+        found = self._decoder.decode(encoded, prompts, drafts, frames, [window.is_partial for window in windows])
         return [self._read(*each) for each in zip(windows, languages, found, strict=True)]
 
     def _id(self, mark: str) -> int:

@@ -158,7 +158,7 @@ async def test_killed_stubs_are_healed(fragile_triton: TritonProcess, count: int
         assert not listener.failures
         assert all(WORDS in bare(hypothesis.text) for hypothesis in listener.hypotheses.values())
         await news.until(True)
-        # All of them are new. One that lived beside a dead one stays until Triton ends: it never lets go of such a model.
+        # One that lived beside a dead one stays until Triton ends: it never lets go of such a model.
         assert {stub.pid for stub in fragile_triton.stubs("asr")} - before
 
 

@@ -37,11 +37,57 @@ def feed(taker: Row, said: list[int], sizes: list[int]) -> None:
         ([1, *[5, 6, 7, 8, 9] * 3], True),
         ([1, *[5, 6, 7, 8, 9] * 2, 5, 6, 7, 8], False),
         (list(range(10, 22)) * 3, True),
-        (list(range(10, 23)) * 3, False),
+        (list(range(10, 70)) * 3, True),
+        (list(range(10, 71)) * 3, False),
+        (list(range(10, 40)) * 2, False),
     ],
 )
 def test_what_counts_as_a_loop(tokens: list[int], looped: bool) -> None:
     assert is_loop(tokens) == looped
+    assert is_loop(tokens, is_hasty=True) >= looped
+
+
+@pytest.mark.parametrize(
+    ("tokens", "looped"),
+    [
+        (list(range(10, 18)) * 2, True),
+        (list(range(10, 17)) * 2, False),
+        (list(range(10, 40)) * 2, True),
+        ([*range(10, 40), *range(10, 39)], False),
+        ([5] * 11, False),
+    ],
+)
+def test_what_counts_as_a_loop_in_haste(tokens: list[int], looped: bool) -> None:
+    assert is_loop(tokens, is_hasty=True) == looped
+
+
+def test_a_text_that_repeats_itself_is_proposed_once_more() -> None:
+    turn = list(range(10, 24))
+    taker = row(stops_loops=False)
+    feed(taker, [*turn, *turn[:5]], [1])
+    assert taker.proposal() == [9]
+    feed(taker, turn[5:6], [1])
+    assert taker.proposal() == [*turn[6:], *turn[:6]]
+    # The decoder agrees with four of them: the next ones follow.
+    taker.take([0, *turn[6:10], 99], [*turn[6:10], turn[10], 5], [0.5] * 6)
+    assert taker.tokens == [*turn, *turn[:11]]
+    assert taker.proposal() == [*turn[11:], *turn[:11]]
+
+
+def test_a_proposal_is_never_longer_than_the_row_may_get() -> None:
+    taker = row(stops_loops=False, limit=22)
+    feed(taker, [*range(10, 18), *range(10, 16)], [1])
+    assert taker.proposal() == [16, 17, 10, 11, 12, 13, 14]
+
+
+def test_a_draft_is_gone_on_with_behind_an_echo() -> None:
+    turn = list(range(10, 17))
+    draft = [*turn, *turn, 50, 51]
+    taker = Row([1], Vocabulary(WORDS, 9), Draft(draft, WORDS, 9), 100)
+    feed(taker, [*turn, *turn[:6]], [1])
+    assert taker.proposal()[0] == turn[6]
+    taker.take([0, turn[6], turn[0]], [turn[6], 50, 5], [0.5] * 3)
+    assert taker.proposal() == [51]
 
 
 @given(st.lists(st.integers(3, 6), min_size=1, max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=5))
