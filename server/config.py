@@ -71,6 +71,9 @@ class Settings(BaseSettings):
         500, ge=MIN_ENDPOINT_MS, le=MAX_ENDPOINT_MS, description="Silence that ends a segment, unless the client says."
     )
     hop_ms: int = Field(256, ge=32, le=5000, description="New speech between two partials.")
+    long_segment_s: float = Field(
+        10, ge=1, le=28, description="From this length on a segment ends at two fifths of the silence that ends others."
+    )
     max_segment_s: float = Field(20, ge=5, le=28, description="Longest segment; longer speech is cut at a quiet point.")
     windows: dict[str, Windows] = Field(
         # A slow model: what a window costs is added to what the hop costs, and the final's decode to the pause.
@@ -169,6 +172,7 @@ class Settings(BaseSettings):
             speech_threshold=self.speech_threshold,
             silence_threshold=max(0.01, self.speech_threshold - 0.15),
             hop_windows=_windows(self.hop_ms),
+            long_segment_s=self.long_segment_s,
             max_segment_s=self.max_segment_s,
         )
 
