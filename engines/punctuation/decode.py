@@ -29,14 +29,10 @@ class Bias:
     Attributes:
         inside: for units inside a segment.
         end: for a segment's last unit, where the right-hand context is missing.
-        trust: inside a segment, for what the ASR model put there, a mark or none, on top of what the model makes of it.
-        end_trust: the same for a segment's last unit.
     """
 
     inside: tuple[float, ...] = field(default_factory=_flat)
     end: tuple[float, ...] = field(default_factory=_flat)
-    trust: float = 0.0
-    end_trust: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +52,7 @@ class Settings:
 def load_settings(path: Path) -> Settings:
     """Reads the JSON that the training wrote beside the weights; raises ValueError or KeyError where it is broken."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    bias = {
-        Policy(name): Bias(tuple(b["inside"]), tuple(b["end"]), b["trust"], b["end_trust"])
-        for name, b in data["bias"].items()
-    }
+    bias = {Policy(name): Bias(tuple(b["inside"]), tuple(b["end"])) for name, b in data["bias"].items()}
     return Settings(bias, float(data["fresh_start"]))
 
 
@@ -73,11 +66,8 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def choose_marks(units: Sequence[Unit], scores: NDArray[np.float32], bias: Bias, *, ends: bool) -> list[int]:
     """The best mark of each unit from log-probabilities (u, 5); none inside a word. ``ends``: the segment ends here."""
     offsets = np.tile(np.array(bias.inside, np.float32), (len(units), 1))
-    trust = np.full(len(units), bias.trust, np.float32)
     if ends:
-        offsets[-1], trust[-1] = bias.end, bias.end_trust
-    trust[[unit.elided for unit in units]] = 0
-    offsets[np.arange(len(units)), [unit.mark for unit in units]] += trust
+        offsets[-1] = bias.end
     best = (scores + offsets).argmax(-1)
     return [int(mark) if unit.last else int(Mark.NONE) for unit, mark in zip(units, best, strict=True)]
 

@@ -15,6 +15,7 @@ from training.punctuation.export import export  # noqa: E402
 from training.punctuation.exported import read_exported  # noqa: E402
 from training.punctuation.network import Tagger  # noqa: E402
 from training.punctuation.train import rate_share  # noqa: E402
+from training.punctuation.tune import _ascend, _Predictions, _typical_ends  # noqa: E402
 
 # torch prefers its newer exporter, which writes other names.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -91,3 +92,22 @@ def test_another_network_is_refused(path: Path) -> None:
 )
 def test_rates_rise_at_first_and_fall_to_zero(turn: int, done: float, share: float) -> None:
     assert rate_share(turn, done, warm_up=10) == pytest.approx(share)
+
+
+def test_offsets_are_tuned_on_ends_of_which_one_in_three_is_open() -> None:
+    truth = np.array([0, 1, *[2] * 20, 0])
+    found = _Predictions(np.zeros((23, 5), np.float32), truth, np.arange(23) < 22)
+    places = _typical_ends(found, seed=1)
+    assert len(set(places.tolist())) == 6
+    assert (found.truth[places] < 2).sum() == 2
+    assert 22 not in places
+
+
+def test_a_mark_that_is_foretold_too_seldom_gets_an_offset() -> None:
+    truth = np.array([0] * 20 + [1] * 10)
+    scores = np.zeros((30, 5), np.float32)
+    scores[:, 2:] = -9.0
+    scores[:20, 1], scores[20:, 1] = -2.0, -0.5
+    offsets = _ascend(scores, truth)
+    assert 0.5 < offsets[1] < 2.0
+    assert offsets[2:] == [0.0, 0.0, 0.0]

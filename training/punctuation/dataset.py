@@ -29,7 +29,7 @@ SLIPS = 0.15
 POOL = 4096
 """Segments that are sorted by length together before they are batched."""
 
-BARE_SHARE = 0.4
+BARE_SHARE = 0.3
 """The share of training segments that come without the ASR model's marks."""
 
 
@@ -97,7 +97,7 @@ def batches(texts: Texts, pieces: Pieces, tokens: int, seed: int) -> Iterator[Ba
     lower_words = [word for word in words if word.isalpha() and word.islower()]
     pool: list[tuple[Encoded, NDArray[np.int64], NDArray[np.int64]]] = []
     for segment in _segments(train, rng):
-        heard = misheard(_with_slips(segment, rng), lower_words, rng)
+        heard = misheard(with_slips(segment, rng), lower_words, rng)
         encoded = encode_segment(heard, texts.lexicon, pieces, rng)
         if encoded.columns.shape[1] <= MAX_PIECES:
             pool.append((encoded, *_example(heard, encoded)))
@@ -106,7 +106,7 @@ def batches(texts: Texts, pieces: Pieces, tokens: int, seed: int) -> Iterator[Ba
             pool.clear()
 
 
-def _with_slips(segment: Segment, rng: random.Random) -> Segment:
+def with_slips(segment: Segment, rng: random.Random) -> Segment:
     """Now and then the last final ended wrongly: its closing mark is lost or a full stop is too many."""
     if not segment.context or rng.random() >= SLIPS:
         return segment
