@@ -39,6 +39,7 @@ from starling_client.retry import (
     FATAL_STATUSES,
     RESUMABLE_CLOSES,
     RETRYABLE_STATUSES,
+    TAKEN_OVER,
     Backoff,
     Failed,
     Finished,
@@ -47,6 +48,8 @@ from starling_client.retry import (
 )
 from starling_client.settings import ResumePolicy, SessionSettings
 
+ABNORMAL = 1006
+"""What stands for the end of a connection that no close frame announced."""
 MAX_CONTROLS = 1000
 MAX_FAULTS = 3
 
@@ -91,6 +94,8 @@ class SessionProtocol:
         self._replay_until = -1
         self._last_error: ErrorEvent | None = None
         self._faults = 0
+        self._strays = 0
+        """Resumes that were given up without an answer: a line that stalled may deliver each of them yet."""
         self._attempts_of_break = 0
         self._speech_at = {SpeechStarted: -1.0, SpeechEnded: -1.0}
 
@@ -189,6 +194,8 @@ class SessionProtocol:
             return Finished(None)
         if self.phase is Phase.LIVE:
             self._offline_since = now
+        elif code == ABNORMAL and self.info is not None and self._hello is None:
+            self._strays += 1
         self.phase = Phase.OFFLINE
         error = self._last_error
         if error is not None and error.recoverable and error.code != code:
@@ -308,6 +315,10 @@ class SessionProtocol:
 
     def _may_resume(self, code: int, error: ErrorEvent | None) -> bool:
         if code in RESUMABLE_CLOSES:
+            return True
+        if code == TAKEN_OVER and self._strays:
+            # Most likely by one of our own that came late, from which nobody reads: it is taken back, once for each.
+            self._strays -= 1
             return True
         if code in FATAL_CLOSES or code == 1000:
             return False

@@ -13,6 +13,8 @@ from starling_client.settings import ResumePolicy
 RESUMABLE_CLOSES = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014, 4031, 4104})
 """Close codes after which the session is still there: the server drains, broke, was cut off, or gave up waiting."""
 
+TAKEN_OVER = 4103
+
 FATAL_CLOSES = {
     1002: "the server found a broken WebSocket frame",
     1003: "the server does not take this kind of frame",
@@ -23,7 +25,7 @@ FATAL_CLOSES = {
     4000: "the server refused a message",
     4004: "the server does not know this session (any more)",
     4008: "the session's resume window has passed",
-    4103: "another connection took the session over",
+    TAKEN_OVER: "another connection took the session over",
 }
 """Close codes after which there is nothing to resume, and what they mean."""
 

@@ -7,6 +7,8 @@
 /** Close codes after which the session is still there: the server drains, broke, was cut off, or gave up waiting. */
 export const RESUMABLE_CLOSES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 4031, 4104]);
 
+export const TAKEN_OVER = 4103;
+
 /** Close codes after which there is nothing to resume, and what they mean. */
 export const FATAL_CLOSES = new Map([
   [1000, "the server closed the session"],
@@ -18,7 +20,7 @@ export const FATAL_CLOSES = new Map([
   [4000, "the server refused a message"],
   [4004, "the server does not know this session any more"],
   [4008, "the connection was away for too long and the session has been closed"],
-  [4103, "another connection took the session over"],
+  [TAKEN_OVER, "another connection took the session over"],
 ]);
 
 const RELUCTANT = "the server answers but does not take the connection; where it asks for keys, a ticket is needed";

@@ -59,7 +59,7 @@
  */
 
 import { END, Journal, MAX_FRAME_SAMPLES } from "./journal.js";
-import { FATAL_CLOSES, FATAL_STATUSES, PASSING_STATUSES, RESUMABLE_CLOSES, StarlingError } from "./outcomes.js";
+import { FATAL_CLOSES, FATAL_STATUSES, PASSING_STATUSES, RESUMABLE_CLOSES, StarlingError, TAKEN_OVER } from "./outcomes.js";
 
 export { StarlingError };
 
@@ -108,6 +108,10 @@ export class StarlingSession extends EventTarget {
   /** @type {(() => void)[]} */ #roomWaiters = [];
   #network = new AbortController();
   #attempts = 0;
+  /** A resume has been sent and not answered. */
+  #unanswered = false;
+  /** Resumes that were given up without an answer: a line that stalled may deliver each of them yet. */
+  #strays = 0;
   /** @type {StarlingError | null} */ #failure = null;
 
   /** @typedef {{socket: WebSocket, abort: AbortController, live: boolean, heardAt: number, sentAt: number,
@@ -330,6 +334,7 @@ export class StarlingSession extends EventTarget {
     } else {
       const resume = { type: "resume", token: this.#token, last_seq: this.#lastSeq, from_offset: this.#journal.rewind() };
       link.socket.send(JSON.stringify(resume));
+      this.#unanswered = true;
     }
   }
 
@@ -380,7 +385,12 @@ export class StarlingSession extends EventTarget {
     if (this.#isOver) return;
     const error = this.#lastError;
     const text = error?.message ?? reason;
-    if (!RESUMABLE_CLOSES.has(code) && (FATAL_CLOSES.has(code) || !error?.recoverable)) {
+    if (this.#unanswered && code === ABNORMAL) this.#strays++;
+    this.#unanswered = false;
+    // Most likely by a resume of our own that came late, from which nobody reads: it is taken back, once for each.
+    const isOwn = code === TAKEN_OVER && this.#strays > 0;
+    if (isOwn) this.#strays--;
+    if (!isOwn && !RESUMABLE_CLOSES.has(code) && (FATAL_CLOSES.has(code) || !error?.recoverable)) {
       if (code === 4004 && this.#nothingIsMissing()) return this.#complete(this.#ownDone());
       const meaning = FATAL_CLOSES.get(code) ?? "the server closed the session";
       return this.#fail(new StarlingError("closed", `${meaning} (${code}${text ? `: ${text}` : ""})`, { code }));
@@ -536,6 +546,7 @@ export class StarlingSession extends EventTarget {
     this.#replayUntil = info.next_seq - 1;
     this.#attempt = 0;
     link.live = true;
+    this.#unanswered = false;
     link.waitsSince = now();
     const watch = setInterval(() => this.#watch(link), WATCH_MS);
     link.abort.signal.addEventListener("abort", () => clearInterval(watch));

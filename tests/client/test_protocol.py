@@ -203,6 +203,44 @@ def test_closes_that_are_for_good(code: int) -> None:
         client.write_audio(b"x")
 
 
+def stray(client: SessionProtocol, code: int = 1006) -> None:
+    """Sends a resume that gets no answer."""
+    assert isinstance(client.connection_lost(1006, "", 0.0), Retry)
+    client.connection_opened()
+    assert client.next_frame() is not None
+    assert isinstance(client.connection_lost(code, "", 0.0), Retry)
+    client.connection_opened()
+    client.next_frame()
+    client.receive(session_message(resumed=True))
+
+
+def test_what_a_late_resume_of_ones_own_took_is_taken_back_once() -> None:
+    client = live()
+    stray(client)
+    assert isinstance(client.connection_lost(4103, "taken over", 0.0), Retry)
+    client.connection_opened()
+    client.next_frame()
+    client.receive(session_message(resumed=True))
+    assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
+
+
+def test_a_resume_that_the_server_answered_takes_nothing_back() -> None:
+    client = live()
+    stray(client, 1013)
+    assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
+
+
+def test_a_resume_that_was_not_sent_takes_nothing_back() -> None:
+    client = live()
+    assert isinstance(client.connection_lost(1006, "", 0.0), Retry)
+    client.connection_opened()
+    assert isinstance(client.connection_lost(1006, "", 0.0), Retry)
+    client.connection_opened()
+    client.next_frame()
+    client.receive(session_message(resumed=True))
+    assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
+
+
 def test_an_unknown_close_after_a_recoverable_error_is_resumed() -> None:
     client = live()
     tell(client, type="error", code=4999, message="later", recoverable=True)

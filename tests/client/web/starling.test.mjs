@@ -283,6 +283,22 @@ for (const code of [1000, 1008, 1009, 4000, 4004, 4008, 4103]) {
   });
 }
 
+test("what a late resume of one's own took is taken back, once", async () => {
+  const { session, socket } = await live();
+  socket.break();
+  await pass(200);
+  FakeSocket.made.at(-1).open();
+  await turn();
+  FakeSocket.made.at(-1).break();
+  const next = await again();
+  next.break(4103);
+  const last = await again();
+  assert.equal(session.state, "live");
+  last.break(4103);
+  await pass(20000);
+  assert.equal(session.state, "failed");
+});
+
 test("waits grow up to a limit, begin anew after progress, and add to what the server asks", async () => {
   const { session, socket } = await live({ reconnectTimeoutMs: 3600e3 });
   const waits = [];
