@@ -79,6 +79,14 @@ async def test_a_partial_is_of_no_use_behind_the_end_of_its_segment(message: Mes
     assert [await get(outbox), await get(outbox)] == [message, Ack(1)]
 
 
+async def test_a_final_leaves_the_partial_of_the_next_segment() -> None:
+    """A final that was long in coming finds the next segment on the screen already."""
+    outbox = Outbox(8)
+    outbox.put(partial("next", seq=1))
+    outbox.put(final(0))
+    assert [await get(outbox), await get(outbox)] == [final(0), partial("next", seq=1)]
+
+
 @pytest.mark.parametrize("message", [Finalized("x", 5), Done(5, 0, 1.0)])
 async def test_what_was_said_before_an_answer_stays_before_it(message: Message) -> None:
     outbox = Outbox(8)
@@ -119,6 +127,15 @@ async def test_finals_that_were_released_are_not_sent_again() -> None:
     outbox.put(final(3))
     outbox.put(final(4))
     assert await drain(outbox) == [final(3), final(4)]
+
+
+async def test_a_partial_of_a_final_that_was_released_is_of_no_use() -> None:
+    outbox = Outbox(8)
+    outbox.hold()
+    outbox.put(partial("old", seq=3))
+    outbox.release([Outgoing(final(3))], last_seq=3)
+    outbox.put(Ack(1))
+    assert [await get(outbox), await get(outbox)] == [final(3), Ack(1)]
 
 
 async def test_more_than_the_limit_closes_the_connection() -> None:

@@ -189,6 +189,23 @@ async def test_sqlite_locked_by_another(path: Path) -> None:
         await store.save(replace(STATE, next_seq=3), fence=fence, ttl_s=LONG)
 
 
+async def test_a_new_sqlite_file_that_another_gateway_is_making(path: Path) -> None:
+    """SQLite refuses write-ahead mode at once while another connection writes the file in its first mode."""
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        async with opened(SqliteSessionStore(path, deadline_s=0.3)) as impatient:
+            with pytest.raises(StoreError):
+                await impatient.create(STATE, owner="a", ttl_s=LONG)
+        async with opened(SqliteSessionStore(path, deadline_s=PATIENCE_S)) as store:
+            creating = asyncio.create_task(store.create(STATE, owner="a", ttl_s=LONG))
+            await asyncio.wait({creating}, timeout=0.3)
+            assert not creating.done()
+            other.execute("COMMIT")
+            await creating
+            assert await store.peek("session-1") == STATE
+
+
 async def test_sqlite_on_a_full_disk(path: Path) -> None:
     async with opened(SqliteSessionStore(path, max_pages=12)) as store:
         fence = await store.create(STATE, owner="a", ttl_s=LONG)

@@ -76,7 +76,7 @@ class ScriptedClient:
     shapes: dict[str, ModelShape] = field(default_factory=dict)
     probe_errors: dict[str, InferenceError] = field(default_factory=dict)
     one_dead: set[str] = field(default_factory=set)
-    """Models with a dead process among others that live: of two probes in a row one fails."""
+    """Models with a dead process among others that live: of as many probes in a row as it has instances, one fails."""
     load_error: InferenceError | None = None
     load_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -94,10 +94,11 @@ class ScriptedClient:
         if asked.samples == PROBE_SAMPLES or asked.text == PROBE_TEXT:
             self.log.append(f"probe {asked.model}")
             await self._pass(timeout_s, asked.model)
+            instances = self.shapes.get(asked.model, ModelShape()).instances
+            if asked.model in self.one_dead and self.log.count(f"probe {asked.model}") % instances == 1:
+                raise again(DEAD)
             if (error := self.probe_errors.get(asked.model)) is not None:
                 raise again(error)
-            if asked.model in self.one_dead and self.log.count(f"probe {asked.model}") % 2:
-                raise again(DEAD)
             return answer_to(asked)
         self.seen.add(asked.samples)
         self.on_infer(self, asked)

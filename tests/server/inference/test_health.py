@@ -162,11 +162,12 @@ async def test_a_dead_stub_is_healed() -> None:
         assert r.clock() - begun < 5
 
 
+@pytest.mark.parametrize("instances", [2, 4])
 @virtually
-async def test_a_dead_process_among_others_is_healed() -> None:
+async def test_a_dead_process_among_others_is_healed(instances: int) -> None:
     network = Network()
     triton = network.clients["one"]
-    triton.shapes["asr"] = ModelShape(instances=2)
+    triton.shapes["asr"] = ModelShape(instances)
     async with rig(network=network) as r:
         triton.one_dead.add("asr")
         triton.load_s = 2.0
@@ -180,6 +181,41 @@ async def test_a_dead_process_among_others_is_healed() -> None:
         triton.call(3200).answer()
         await source.answered(1)
         assert source.answers == [(5, "3200 samples")]
+
+
+@virtually
+async def test_an_answer_of_a_living_process_does_not_hide_a_dead_one() -> None:
+    network = Network()
+    triton = network.clients["one"]
+    triton.shapes["asr"] = ModelShape(instances=2)
+    async with rig(network=network) as r:
+        triton.one_dead.add("asr")
+        triton.load_s = 2.0
+        source = Source()
+        r.inference.decode(Source(), window(5))
+        r.inference.decode(source, window(6, samples=4800))
+        await settle()
+        triton.call(3200).fail(DEAD)
+        triton.call(4800).answer()
+        await source.answered(1)
+        assert not r.inference.is_up("en")
+        await asyncio.sleep(4)
+        assert r.loads() == ["unload asr", "load asr"]
+
+
+@virtually
+async def test_a_dead_process_is_healed_though_another_is_late() -> None:
+    network = Network()
+    triton = network.clients["one"]
+    triton.shapes["asr"] = ModelShape(instances=2)
+    async with rig(network=network) as r:
+        triton.one_dead.add("asr")
+        triton.probe_errors["asr"] = LATE
+        r.inference.decode(Source(), window(5))
+        await settle()
+        triton.call(3200).fail(DEAD)
+        await asyncio.sleep(4)
+        assert r.loads() == ["unload asr", "load asr"]
 
 
 @virtually
@@ -207,6 +243,21 @@ async def test_as_many_windows_are_sent_as_suit_the_instances() -> None:
             r.inference.decode(source, window(source.jobs))
         await settle()
         assert (len(cpu.windows()), len(gpu.windows())) == (3, 8)
+
+
+@virtually
+async def test_a_triton_that_comes_back_may_serve_a_model_otherwise() -> None:
+    async with rig(limit=0) as r:
+        r.triton.is_alive = False
+        await asyncio.sleep(10)
+        assert not r.inference.is_up("en")
+        r.triton.shapes["asr"] = ModelShape(instances=2, hands=2)
+        r.triton.is_alive = True
+        await asyncio.sleep(10)
+        for number in range(10):
+            r.inference.decode(Source(), window(number))
+        await settle()
+        assert len(r.triton.windows()) == 6
 
 
 @virtually
