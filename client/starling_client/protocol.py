@@ -48,8 +48,6 @@ from starling_client.retry import (
 )
 from starling_client.settings import ResumePolicy, SessionSettings
 
-ABNORMAL = 1006
-"""What stands for the end of a connection that no close frame announced."""
 MAX_CONTROLS = 1000
 MAX_FAULTS = 3
 
@@ -95,7 +93,8 @@ class SessionProtocol:
         self._last_error: ErrorEvent | None = None
         self._faults = 0
         self._strays = 0
-        """Resumes that were given up without an answer: a line that stalled may deliver each of them yet."""
+        """Resumes that brought no session: a line, or a store behind the server, that stalled may have each of them
+        take the session yet."""
         self._attempts_of_break = 0
         self._speech_at = {SpeechStarted: -1.0, SpeechEnded: -1.0}
 
@@ -194,7 +193,7 @@ class SessionProtocol:
             return Finished(None)
         if self.phase is Phase.LIVE:
             self._offline_since = now
-        elif code == ABNORMAL and self.info is not None and self._hello is None:
+        elif self.info is not None and self._hello is None:
             self._strays += 1
         self.phase = Phase.OFFLINE
         error = self._last_error

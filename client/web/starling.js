@@ -110,7 +110,7 @@ export class StarlingSession extends EventTarget {
   #attempts = 0;
   /** A resume has been sent and not answered. */
   #unanswered = false;
-  /** Resumes that were given up without an answer: a line that stalled may deliver each of them yet. */
+  /** Resumes that brought no session: a line, or a store, that stalled may have each of them take the session yet. */
   #strays = 0;
   /** @type {StarlingError | null} */ #failure = null;
 
@@ -385,7 +385,7 @@ export class StarlingSession extends EventTarget {
     if (this.#isOver) return;
     const error = this.#lastError;
     const text = error?.message ?? reason;
-    if (this.#unanswered && code === ABNORMAL) this.#strays++;
+    if (this.#unanswered) this.#strays++;
     this.#unanswered = false;
     // Most likely by a resume of our own that came late, from which nobody reads: it is taken back, once for each.
     const isOwn = code === TAKEN_OVER && this.#strays > 0;

@@ -20,6 +20,9 @@ QUIETEST_FRAMES = 8
 """The quietest stretch is this many frames long: 160 ms, more than the closure of a stop consonant."""
 
 
+TRIM_PATIENCE_S = 1.5
+"""A window this much longer than one to be trimmed is trimmed before the next partial."""
+
 PAUSE_OVERLAP = 2 * VAD_WINDOW
 """Silence that a window behind a pause begins with, so that a soft onset is not cut."""
 
@@ -83,6 +86,8 @@ class Segment:
         """End of the audio that the newest answered window covers."""
         self.prefix = StablePrefix(policy.sure_confidence, policy.hold_back_words)
         self.job: Job | None = None
+        self._trim_failed_at = 0
+        """End of the audio judged when a trim was lost: before the next one a partial is tried."""
         self.final: tuple[int, Hypothesis] | None = None
         """The newest decode of the whole segment and the position it ended at."""
         self.restart = 0
@@ -117,10 +122,14 @@ class Segment:
         return self.final is not None and bool(bare(self.final[1].text))
 
     def is_due(self, detected: int) -> bool:
-        """Enough new speech for another partial, given the audio that voice activity has judged."""
+        """Something is to be decoded for partials, given the audio that voice activity has judged."""
+        return self.job is None and (self.has_news(detected) or self._may_trim())
+
+    def has_news(self, detected: int) -> bool:
+        """Enough new speech for another partial."""
         first = self.covered == self.speech
         hop = self._policy.first_hop_windows if first else self._policy.hop_windows
-        return self.job is None and detected - self.covered >= hop * VAD_WINDOW
+        return detected - self.covered >= hop * VAD_WINDOW
 
     def draft(self, start: int) -> NDArray[np.int32]:
         """The tokens to expect in a window that begins at `start`."""
@@ -128,12 +137,18 @@ class Segment:
             return self._tokens
         return np.concatenate([self._committed_tokens, self._tokens])
 
-    def trim_range(self, end: int) -> tuple[int, int] | None:
-        """Where a window that has grown too long may be trimmed; None while it has not."""
-        keep = int(self._policy.trim_keep_s * RATE)
-        if end - self.base <= self._policy.trim_after_s * RATE:
+    def trim_range(self, detected: int) -> tuple[int, int] | None:
+        """Where the window that was decoded last may be trimmed; None where it is not too long, or another partial is
+        due first: trimming is for the time between two."""
+        too_long = self.covered - self.base > (self._policy.trim_after_s + TRIM_PATIENCE_S) * RATE
+        if not self._may_trim() or (self.has_news(detected) and not too_long):
             return None
-        return self.base + keep, end - keep
+        keep = int(self._policy.trim_keep_s * RATE)
+        return self.base + keep, self.covered - keep
+
+    def _may_trim(self) -> bool:
+        long = self.covered - self.base > self._policy.trim_after_s * RATE
+        return long and self.covered > self._trim_failed_at
 
     def take(self, job: Job, hypothesis: Hypothesis) -> None:
         """Takes the answer of `job`."""
@@ -152,7 +167,8 @@ class Segment:
             whole = self.base == self.start
             self.prefix.commit(hypothesis.text, whole=whole)
             self._committed_tokens = np.concatenate([self._committed_tokens, hypothesis.tokens])
-            self._tokens = NO_TOKENS
+            # What is left of the window's hypothesis is about what the rest of the window says.
+            self._tokens = self._tokens[len(hypothesis.tokens) :]
             self.base = job.end
         else:
             self.prefix.update(hypothesis.text, hypothesis.words, whole=self.base == self.start)
@@ -161,7 +177,10 @@ class Segment:
     def lose(self, job: Job, detected: int) -> None:
         """`job` failed: the audio so far counts as covered, so that the next try waits for new speech."""
         self.job = None
-        self.covered = detected if job.kind is Kind.COMMIT else job.end
+        if job.kind is Kind.COMMIT:
+            self.covered = self._trim_failed_at = detected
+        else:
+            self.covered = job.end
 
     def quiet(self) -> None:
         """A short silence has begun: the segment may be over."""

@@ -177,7 +177,7 @@ class Session:
             return None
         end = self._chain.audio_end
         kind = Kind.PARTIAL
-        trim = segment.trim_range(end)
+        trim = segment.trim_range(self._chain.detected)
         if trim is not None:
             end = trim[0] + quietest(self._chain.audio(*trim))
             kind = Kind.COMMIT

@@ -214,19 +214,14 @@ def stray(client: SessionProtocol, code: int = 1006) -> None:
     client.receive(session_message(resumed=True))
 
 
-def test_what_a_late_resume_of_ones_own_took_is_taken_back_once() -> None:
+@pytest.mark.parametrize("code", [1006, 1001, 1013])
+def test_what_a_late_resume_of_ones_own_took_is_taken_back_once(code: int) -> None:
     client = live()
-    stray(client)
+    stray(client, code)
     assert isinstance(client.connection_lost(4103, "taken over", 0.0), Retry)
     client.connection_opened()
     client.next_frame()
     client.receive(session_message(resumed=True))
-    assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
-
-
-def test_a_resume_that_the_server_answered_takes_nothing_back() -> None:
-    client = live()
-    stray(client, 1013)
     assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
 
 

@@ -39,12 +39,12 @@ def test_drafts_are_the_tokens_heard_so_far() -> None:
     assert one.draft(1000).tolist() == [1, 2]
     one.take(job(Kind.COMMIT, 1000, 6000), heard("a", 1))
     assert one.base == 6000
-    assert one.draft(6000).tolist() == []
+    assert one.draft(6000).tolist() == [2]
     one.take(job(Kind.PARTIAL, 6000, 12000), heard("b c", 2, 3))
     assert one.draft(6000).tolist() == [2, 3]
     assert one.draft(1000).tolist() == [1, 2, 3]
     one.take(job(Kind.COMMIT, 6000, 9000), heard("b", 2))
-    assert one.draft(1000).tolist() == [1, 2]
+    assert one.draft(1000).tolist() == [1, 2, 3]
     assert one.prefix.text == "a b"
 
 
@@ -81,8 +81,24 @@ def test_a_lost_commit_is_not_tried_again_at_once() -> None:
 
 def test_a_long_window_is_trimmed_inside() -> None:
     one = segment()
-    assert one.trim_range(1000 + 8 * RATE) is None
-    assert one.trim_range(1001 + 8 * RATE) == (1000 + 24000, 1001 + 8 * RATE - 24000)
+    end = 1000 + 8 * RATE
+    one.take(job(Kind.PARTIAL, 1000, end), heard("a"))
+    assert one.trim_range(end) is None
+    assert not one.is_due(end)
+    one.take(job(Kind.PARTIAL, 1000, end + 1), heard("a"))
+    assert one.trim_range(end + 1) == (1000 + 24000, end + 1 - 24000)
+    assert one.is_due(end + 1)
+
+
+def test_a_partial_that_is_due_goes_before_a_trim_unless_that_is_long_overdue() -> None:
+    one = segment()
+    end = 1001 + 8 * RATE
+    one.take(job(Kind.PARTIAL, 1000, end), heard("a"))
+    assert one.trim_range(end + 10 * VAD_WINDOW) is None
+    assert one.is_due(end + 10 * VAD_WINDOW)
+    late = end + int(1.5 * RATE)
+    one.take(job(Kind.PARTIAL, 1000, late), heard("a"))
+    assert one.trim_range(late + 10 * VAD_WINDOW) == (1000 + 24000, late - 24000)
 
 
 def test_speech_after_a_pause_leaves_what_came_before_behind() -> None:
