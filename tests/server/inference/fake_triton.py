@@ -13,6 +13,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.grpc.service_pb2_grpc import (
     GRPCInferenceServiceServicer,
     add_GRPCInferenceServiceServicer_to_server,
@@ -39,6 +40,7 @@ class Model:
 
     state: str = "READY"
     is_stub_dead: bool = False
+    config: ModelConfig = field(default_factory=ModelConfig)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: Callable[[Asked], None] | None = None
 
@@ -125,6 +127,10 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]
         await self._enter("ModelStatistics")
         statistics = pb.ModelStatistics(name=request.name, execution_count=self.executions[request.name])
         return pb.ModelStatisticsResponse(model_stats=[statistics])
+
+    async def ModelConfig(self, request: Any, context: Any) -> Any:
+        await self._enter("ModelConfig")
+        return pb.ModelConfigResponse(config=self.models[request.name].config)
 
     async def RepositoryModelLoad(self, request: Any, context: Any) -> Any:
         await self._enter("RepositoryModelLoad")

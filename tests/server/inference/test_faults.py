@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from types import CoroutineType
 
 import grpc
 import numpy as np
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelParameter
 
 from server.inference import wire
-from server.inference.client import ModelState, TritonClient
+from server.inference.client import ModelShape, ModelState, TritonClient
 from server.inference.errors import Fault, InferenceError
 from server.inference.service import Inference
 from server.inference.settings import InferenceSettings, ModelRoute
@@ -179,6 +180,36 @@ async def test_progress_shows_work() -> None:
         await client.infer(wire.asr_request("asr", window(1)), 10)
         assert await client.progress("asr", 5) == before + 1
         assert await client.progress("nothing", 5) == 0
+
+
+def served(*groups: ModelInstanceGroup, max_batch: int = 8, threads: str | None = None) -> ModelConfig:
+    """A model's configuration."""
+    parameters = {} if threads is None else {"THREADS": ModelParameter(string_value=threads)}
+    return ModelConfig(max_batch_size=max_batch, instance_group=groups, parameters=parameters)
+
+
+def group(kind: int, count: int, gpus: Sequence[int] = ()) -> ModelInstanceGroup:
+    return ModelInstanceGroup(kind=kind, count=count, gpus=gpus)
+
+
+CPU, GPU = ModelInstanceGroup.KIND_CPU, ModelInstanceGroup.KIND_GPU
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "in_flight"),
+    [
+        (ModelConfig(), ModelShape(), 2),
+        (served(group(CPU, 2)), ModelShape(2, 1, 8), 3),
+        (served(group(CPU, 1), threads="4"), ModelShape(1, 4, 8), 6),
+        (served(group(CPU, 1), threads="many"), ModelShape(1, 1, 8), 2),
+        (served(group(GPU, 2, [0, 1]), max_batch=4), ModelShape(4, 1, 4, on_gpu=True), 32),
+    ],
+)
+async def test_how_a_model_is_served(config: ModelConfig, shape: ModelShape, in_flight: int) -> None:
+    async with FakeTriton("asr") as triton, client_of(triton) as client:
+        triton.models["asr"].config = config
+        assert await client.shape("asr", 5) == shape
+        assert shape.in_flight == in_flight
 
 
 async def test_the_repository() -> None:

@@ -1,0 +1,94 @@
+"""In which order a session's words reach the stores, so that whoever goes on from what is stored loses none."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from server.live import LiveSession, Parts
+from server.metrics import Metrics
+from server.session.commands import Store
+from server.session.session import Session
+from server.session.settings import Policy, SessionSettings
+from session_store.base import Claimed, Final, SessionState, StoreError
+from session_store.memory import MemorySessionStore, MemoryTranscriptStore
+
+FINAL = Final(0, "Hello.", 0.0, 1.0, "en", 0.9, True)
+TTL_S = 3600.0
+
+
+class Transcripts(MemoryTranscriptStore):
+    """Is away until told otherwise, and tells when somebody has noticed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.refused = asyncio.Event()
+
+    async def append(self, session_id: str, final: Final) -> None:
+        if self.is_away:
+            self.refused.set()
+            raise StoreError("away")
+        await super().append(session_id, final)
+
+
+class Silence:
+    """Inference that nobody asks for anything."""
+
+    def forget(self, source: object) -> None:
+        del source
+
+
+@dataclass
+class World:
+    """A session that is at work, and its stores."""
+
+    state: SessionState = field(
+        default_factory=lambda: SessionState("s", bytes(32), settings=SessionSettings().to_json())
+    )
+    sessions: MemorySessionStore = field(default_factory=MemorySessionStore)
+    transcripts: Transcripts = field(default_factory=Transcripts)
+
+    async def begin(self) -> LiveSession:
+        others: dict[str, Any] = {"vad": None, "inference": Silence()}
+        parts = Parts(sessions=self.sessions, transcripts=self.transcripts, metrics=Metrics(), ttl_s=TTL_S, **others)
+        fence = await self.sessions.create(self.state, owner="a", ttl_s=TTL_S)
+        live = LiveSession(Session(self.state, SessionSettings(), Policy()), "s", fence, parts)
+        await live.register()
+        return live
+
+    def write(self, live: LiveSession) -> None:
+        """Has the session store its first final."""
+        live.do(lambda: [Store(1, replace(self.state, next_seq=1), FINAL)])
+
+    async def next_seq(self) -> int:
+        state = await self.sessions.peek("s")
+        assert isinstance(state, SessionState)
+        return state.next_seq
+
+
+async def test_the_state_counts_on_a_final_only_when_that_is_stored() -> None:
+    world = World()
+    live = await world.begin()
+    world.transcripts.is_away = True
+    world.write(live)
+    async with asyncio.timeout(10):
+        await world.transcripts.refused.wait()
+        assert await world.next_seq() == 0
+        world.transcripts.is_away = False
+        await live.owed_nothing()
+    assert await world.transcripts.finals("s") == [FINAL]
+    assert await world.next_seq() == 1
+    live.over(None)
+
+
+async def test_an_owner_that_was_replaced_writes_no_final() -> None:
+    world = World()
+    live = await world.begin()
+    assert isinstance(await world.sessions.claim("s", owner="b", ttl_s=TTL_S), Claimed)
+    world.write(live)
+    async with asyncio.timeout(10):
+        await live.wait_over()
+    assert await world.transcripts.finals("s") == []
+    assert await world.next_seq() == 0
