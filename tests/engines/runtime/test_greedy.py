@@ -90,6 +90,23 @@ def test_a_draft_is_gone_on_with_behind_an_echo() -> None:
     assert taker.proposal() == [51]
 
 
+def test_an_echo_takes_nothing_from_a_draft_that_does_not_repeat_itself() -> None:
+    turn, rest = list(range(10, 30)), list(range(50, 90))
+    taker = Row([1], Vocabulary(WORDS, 9), Draft([*turn, *rest], WORDS, 9), 100)
+    feed(taker, [*turn, *turn[:6]], [1])
+    assert taker.proposal()[:14] == turn[6:]
+    taker.take([0, *turn[6:], turn[0]], [*turn[6:], rest[6], 5], [0.5] * 16)
+    assert taker.proposal() == rest[7:]
+
+
+def test_a_row_in_haste_stops_at_the_second_turn() -> None:
+    turn = list(range(10, 24))
+    for is_hasty, length in ((True, 28), (False, 42)):
+        taker = Row([1], Vocabulary(WORDS, 9, stops_loops=True), Draft([], WORDS, 9), 100, is_hasty)
+        feed(taker, turn * 4, [5])
+        assert (len(taker.tokens), taker.looped) == (length, True)
+
+
 @given(st.lists(st.integers(3, 6), min_size=1, max_size=60), st.lists(st.integers(1, 9), min_size=1, max_size=5))
 def test_where_a_row_stops_hangs_on_no_draft(said: list[int], sizes: list[int]) -> None:
     one, other = row(stops_loops=True), row(stops_loops=True)
