@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.base import EngineError, Hypothesis, Window
+from engines.runtime.greedy import Row
 from engines.whisper.checks import Judgement, judge
 from engines.whisper.decoders import Decoded
 from engines.whisper.engine import FULL_FRAMES, MAX_TRIES, WhisperEngine, word_confidences
@@ -178,6 +179,23 @@ def test_a_partial_is_tried_once_and_keeps_the_first_turn_of_a_loop(
     assert (partial.text, partial.stats["tries"]) == (plain.text, 1)
     (final,) = decode(whisper, Window(clips[2].audio, "en"))
     assert (final.text, final.stats["tries"]) == ("", MAX_TRIES)
+
+
+def test_partials_alone_are_decoded_in_haste(
+    whisper: WhisperEngine, clips: list[Clip], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    haste: set[bool] = set()
+    stop = Row._stop_loop
+
+    def noted(row: Row, before: int) -> None:
+        haste.add(row.is_hasty)
+        stop(row, before)
+
+    monkeypatch.setattr(Row, "_stop_loop", noted)
+    for is_partial in (True, False):
+        haste.clear()
+        decode(whisper, Window(clips[2].audio[:32000], "en", is_partial=is_partial))
+        assert haste == {is_partial}
 
 
 def test_a_loop_in_every_try_gives_no_text(
