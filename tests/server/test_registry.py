@@ -112,3 +112,20 @@ async def test_a_session_that_expired_by_the_stores_clock_is_resumed_where_it_is
     live = await world.here.resume(request, NOBODY, Outbox(8))
     assert live.session_id == opened.session_id
     assert isinstance(await world.store.peek(opened.session_id), SessionState)
+
+
+async def test_a_session_that_another_gateway_finds_late_is_left_to_its_owner_at_first(world: World) -> None:
+    session_id = (await world.begin()).session_id
+    world.store.time = 2 * TTL_S
+    await world.there._close_out()
+    (live,) = world.here.sessions
+    await live.touch()
+    assert not live.is_over
+    assert isinstance(await world.store.peek(session_id), SessionState)
+    # Its owner is gone for good.
+    world.store.time = 4 * TTL_S
+    for _ in range(2):
+        await world.there._close_out()
+        world.store.time += TTL_S
+    await live.touch()
+    assert live.is_over
