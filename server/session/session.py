@@ -44,7 +44,7 @@ MAX_TAIL = 200
 """Characters of the last final that are kept as context for the next one's punctuation."""
 
 MAX_MARKS = 64
-"""Control messages that may wait for their audio to be processed."""
+"""Control messages that may wait for their audio to be processed, and as many for their answer."""
 
 NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
 
@@ -239,6 +239,8 @@ class Session:
         """Ends the open segment after the audio received so far. After `end` it is ignored."""
         if self.is_ending:
             return []
+        if sum(isinstance(owed, OwedFinalized) for owed in self._owed) >= MAX_MARKS:
+            raise _too_many_marks()
         mark = FinalizeMark(self.received - self._skip, identifier)
         if self._skip == 0:
             # Said again on a new connection it is known, and answered once more if the answer was given already.
@@ -575,7 +577,7 @@ class Session:
 
     def _add_mark(self, mark: LanguageMark | FinalizeMark) -> None:
         if max(len(self._marks), len(self._fences)) >= MAX_MARKS:
-            raise TooManyMarksError(f"more than {MAX_MARKS} control messages wait for their audio: send fewer")
+            raise _too_many_marks()
         insort(self._marks, mark, key=attrgetter("offset"))
         self._out.append(Store(self._number(), self.state(), None))
 
@@ -589,3 +591,7 @@ class Session:
     def _take_out(self) -> list[Command]:
         out, self._out = self._out, []
         return out
+
+
+def _too_many_marks() -> TooManyMarksError:
+    return TooManyMarksError(f"more than {MAX_MARKS} control messages wait for their audio: send fewer")

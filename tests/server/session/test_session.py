@@ -652,6 +652,23 @@ def test_too_many_controls() -> None:
     assert len(shell.sent(Finalized)) == MAX_MARKS + 1
 
 
+def test_answers_that_wait_for_a_final_are_bounded() -> None:
+    shell = begin(PLAIN)
+    hear(shell, ("Anna", 400), settle=False)
+    while shell.detections:
+        shell.detect()
+    for _ in range(MAX_MARKS):
+        finalize(shell)
+        while shell.detections:
+            shell.detect()
+    with pytest.raises(TooManyMarksError, match="send fewer"):
+        finalize(shell)
+    shell.settle()
+    assert len(shell.sent(Finalized)) == MAX_MARKS
+    finalize(shell)
+    assert len(shell.sent(Finalized)) == MAX_MARKS + 1
+
+
 # The end
 
 
