@@ -389,7 +389,8 @@ class LiveSession:
         if self.outbox is None:
             if self._is_left:
                 self.conclude()
-        elif self._done is not None:
+        elif self._done is not None and not self.outbox.is_held:
+            # Where it is held, `replay` says so once the client knows its session again.
             self.outbox.put(self._done)
             self.outbox.close(Closing(CloseCode.NORMAL, ""))
 

@@ -36,6 +36,11 @@ class Outbox:
         self._last_seq = -1
         self.closing: Closing | None = None
 
+    @property
+    def is_held(self) -> bool:
+        """What is put is kept back."""
+        return self._held
+
     def hold(self) -> None:
         """Keeps back what is put until `release`."""
         self._held = True
@@ -83,10 +88,13 @@ class Outbox:
         return self._partial.message.seq if self._partial and isinstance(self._partial.message, Partial) else -1
 
     def close(self, closing: Closing) -> None:
-        """Ends the connection once what is waiting has been sent; the first call counts."""
+        """Ends the connection once what is waiting has been sent; the first call counts. What is held back is dropped:
+        it would go out before what `release` puts first."""
         if self.closing is None:
             self.closing = closing
             self._partial = None
+            if self._held:
+                self._queue.clear()
             self._held = False
             self._ready.set()
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
+
 from server.live import LiveSession, Parts
 from server.metrics import Metrics
-from server.session.commands import Store
+from server.outbox import Outbox, Outgoing
+from server.protocol.close import CloseCode, Closing
+from server.session.commands import Finish, Send, Store
+from server.session.messages import Done, Finalized
 from server.session.session import Session
 from server.session.settings import Policy, SessionSettings
 from session_store.base import Claimed, Final, SessionState, StoreError
@@ -25,12 +31,20 @@ class Transcripts(MemoryTranscriptStore):
         super().__init__()
         self.is_away = False
         self.refused = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.asked = asyncio.Event()
 
     async def append(self, session_id: str, final: Final) -> None:
         if self.is_away:
             self.refused.set()
             raise StoreError("away")
         await super().append(session_id, final)
+
+    async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
+        self.asked.set()
+        await self.answers.wait()
+        return await super().finals(session_id, after=after)
 
 
 class Silence:
@@ -92,3 +106,28 @@ async def test_an_owner_that_was_replaced_writes_no_final() -> None:
         await live.wait_over()
     assert await world.transcripts.finals("s") == []
     assert await world.next_seq() == 0
+
+
+async def test_a_session_that_finishes_while_it_is_brought_up_to_date_says_so_behind_that() -> None:
+    world = World()
+    live = await world.begin()
+    world.write(live)
+    await live.owed_nothing()
+    outbox = Outbox(8)
+    outbox.hold()
+    live.attach(outbox)
+    world.transcripts.answers.clear()
+    hello, done = Finalized("hello", 0), Done(16000, 1, 1.0)
+    replay = asyncio.create_task(live.replay(outbox, [Outgoing(hello)], -1))
+    async with asyncio.timeout(10):
+        await world.transcripts.asked.wait()
+        live.do(lambda: [Send(done), Finish(1.0)])
+        while not live.is_finished:
+            await asyncio.sleep(0)
+        world.transcripts.answers.set()
+        await replay
+        assert [(await outbox.get()).message for _ in range(3)] == [hello, FINAL, done]
+        with pytest.raises(Closing) as closing:
+            await outbox.get()
+    assert closing.value.code is CloseCode.NORMAL
+    live.over(None)

@@ -129,6 +129,13 @@ async def test_finals_that_were_released_are_not_sent_again() -> None:
     assert await drain(outbox) == [final(3), final(4)]
 
 
+async def test_nothing_that_is_held_is_sent_before_a_close() -> None:
+    outbox = Outbox(8)
+    outbox.hold()
+    outbox.put(final(3))
+    assert await drain(outbox) == []
+
+
 async def test_a_partial_of_a_final_that_was_released_is_of_no_use() -> None:
     outbox = Outbox(8)
     outbox.hold()
