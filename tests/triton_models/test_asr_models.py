@@ -116,7 +116,8 @@ def test_mixed_windows_share_batches_and_keep_their_texts(models: Models) -> Non
         )
     assert together == alone
     answered_now, executed_now = models.calls("asr")
-    assert answered_now - answered == 24
+    # Triton counts an answer after it has sent it: the last of those before may be among them.
+    assert 24 <= answered_now - answered <= 25
     assert executed_now - executed < 24
 
 
