@@ -7,31 +7,27 @@ policy gives nearly the same figures on a busy machine, faster than real time:
     python -m perf.simulate MANIFEST [--set hop_windows=12 ...] [--language en]      each recording by itself
     python -m perf.simulate MANIFEST --streams 8 --instances 2 [--in-flight 4]       a server with eight speakers
 
-With `--streams` a window that was decoded once, with the same draft, is not decoded again: its time is remembered.
+A window that was decoded once, with the same draft, is not decoded again: its time is remembered.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import heapq
-import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from engines.base import Engine, EngineError, Window
-from engines.base import Hypothesis as EngineHypothesis
+from engines.base import Engine
 from launcher.paths import Paths
-from perf.track import Track, load_clips, make_tracks
+from perf.accuracy import Clip
+from perf.track import Track, load_clips, make_tracks, read_samples
+from perf.virtual_triton import Decoder, ServerShape, VirtualTime, VirtualTriton
 from perf.wer import total, word_errors
 from server.audio.vad import VadState, VoiceDetector
 from server.config import load
-from server.inference.scheduler import Scheduler, State, Ticket
 from server.session.commands import (
     Cancel,
     Command,
@@ -49,14 +45,13 @@ from server.session.segment import Hypothesis
 from server.session.session import Session
 from server.session.settings import Policy, SessionSettings
 from session_store.base import Final, SessionState
+from starling_cli.audio_files import AudioFile
 
 FRAME_S = 0.02
 VAD_DELAY_S = 0.016
 """Voice activity gathers this long; half of it on average, and then it computes."""
 STORE_DELAY_S = 0.003
 TRAILING_SILENCE_S = 1.0
-MODEL = "asr"
-MAX_BATCH = 16
 
 
 @dataclass(slots=True)
@@ -68,153 +63,12 @@ class Run:
     partials: list[Partial] = field(default_factory=list)
     partial_lags: list[float] = field(default_factory=list)
     final_lags: list[float] = field(default_factory=list)
-    decode_s: float = 0.0
     vad_s: float = 0.0
-    windows: int = 0
-    window_s: float = 0.0
 
     @property
     def text(self) -> str:
         """The whole transcript."""
         return " ".join(final.text for final in self.finals)
-
-
-class VirtualTime:
-    """A clock that jumps from event to event."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        """Has something done at a time."""
-        heapq.heappush(self._events, (when, next(self._order), action))
-
-    def run(self) -> None:
-        """Until nothing is left to be done."""
-        while self._events:
-            self.now, _, action = heapq.heappop(self._events)
-            action()
-
-
-@dataclass(frozen=True, slots=True)
-class ServerShape:
-    """How Triton is set up.
-
-    Attributes:
-        instances: batches computed at once.
-        hands: threads that a batch is dealt out to.
-        in_flight: windows sent at once.
-    """
-
-    instances: int = 1
-    hands: int = 1
-    in_flight: int = 1
-
-
-class VirtualTriton:
-    """Decodes for all streams, each window for as long as it took a processor."""
-
-    def __init__(self, engine: Engine, shape: ServerShape, clock: VirtualTime) -> None:
-        self._engine, self._shape, self._clock = engine, shape, clock
-        self._scheduler = Scheduler([MODEL])
-        self._queue: list[Ticket] = []
-        self._in_flight = self._busy = 0
-        self._is_pumping = self._is_starting = False
-        self.batches: list[int] = []
-        self._known: dict[tuple[bytes, bytes, bool], tuple[EngineHypothesis | EngineError, float]] = {}
-
-    def reset(self, shape: ServerShape, clock: VirtualTime) -> VirtualTriton:
-        """Another one that knows what this one has decoded."""
-        fresh = VirtualTriton(self._engine, shape, clock)
-        fresh._known = self._known
-        return fresh
-
-    def want_partial(self, stream: Stream, since: float) -> None:
-        """See `Inference.want_partial`."""
-        self._scheduler.want_partial(stream, MODEL, since, self._clock.now)
-        self._pump_soon()
-
-    def drop_partial(self, stream: Stream) -> None:
-        """See `Inference.drop_partial`."""
-        self._scheduler.drop_partial(stream)
-
-    def decode(self, stream: Stream, command: Decode) -> None:
-        """See `Inference.decode`."""
-        self._scheduler.decode(stream, MODEL, command, self._clock.now)
-        self._pump_soon()
-
-    def cancel(self, stream: Stream, job: int) -> None:
-        """See `Inference.cancel`."""
-        self._scheduler.cancel(stream, job)
-
-    def _pump_soon(self) -> None:
-        if not self._is_pumping:
-            self._is_pumping = True
-            self._clock.at(self._clock.now, self._pump)
-
-    def _pump(self) -> None:
-        self._is_pumping = False
-        while self._in_flight < self._shape.in_flight:
-            ticket = self._scheduler.next(MODEL, self._clock.now)
-            if ticket is None:
-                break
-            self._in_flight += 1
-            self._queue.append(ticket)
-        if self._queue and not self._is_starting:
-            self._is_starting = True
-            self._clock.at(self._clock.now + 0.001, self._start)
-
-    def _start(self) -> None:
-        self._is_starting = False
-        while self._queue and self._busy < self._shape.instances:
-            batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-            live = [ticket for ticket in batch if ticket.state is State.SENT]
-            self._in_flight -= len(batch) - len(live)
-            if not live:
-                self._pump_soon()
-                continue
-            self.batches.append(len(live))
-            self._busy += 1
-            answers = [(ticket, *self._transcribe(ticket)) for ticket in live]
-            hands = [0.0] * self._shape.hands
-            for cost in sorted((cost for _, _, cost in answers), reverse=True):
-                hands[hands.index(min(hands))] += cost
-            self._clock.at(self._clock.now + max(hands), lambda answers=answers: self._answer(answers))  # type: ignore[misc]
-
-    def _transcribe(self, ticket: Ticket) -> tuple[EngineHypothesis | EngineError, float]:
-        command, stream = ticket.command, ticket.source
-        assert command is not None
-        assert isinstance(stream, Stream)
-        key = (command.audio.tobytes(), command.draft.tobytes(), command.is_partial)
-        if key not in self._known:
-            started = time.process_time()
-            window = Window(command.audio, command.language, command.draft, command.is_partial)
-            [answer] = self._engine.transcribe([window])
-            self._known[key] = (answer, time.process_time() - started)
-        run, cost = stream.run, self._known[key][1]
-        run.decode_s += cost
-        run.windows += 1
-        run.window_s += len(command.audio) / 16000
-        return self._known[key]
-
-    def _answer(self, answers: list[tuple[Ticket, EngineHypothesis | EngineError, float]]) -> None:
-        self._busy -= 1
-        self._in_flight -= len(answers)
-        for ticket, answer, _ in answers:
-            if ticket.state is not State.SENT:
-                continue
-            job = ticket.job
-            self._scheduler.finish(ticket)
-            if isinstance(answer, EngineError):
-                ticket.source.on_decode_failed(job, str(answer))
-            else:
-                words = answer.words
-                found = Hypothesis(answer.text, answer.tokens, answer.confidence, answer.language, words)
-                ticket.source.on_hypothesis(job, found)
-        self._pump_soon()
-        self._start()
 
 
 class Stream:
@@ -303,26 +157,24 @@ class Stream:
 
 
 def simulate(
-    tracks: Sequence[Track], policy: Policy, triton: VirtualTriton, shape: ServerShape, detector: VoiceDetector
-) -> tuple[list[Run], list[int]]:
-    """All tracks at once, their phases spread over a hop; what each gave, and the sizes of the batches."""
+    tracks: Sequence[Track], policy: Policy, decoder: Decoder, shape: ServerShape, detector: VoiceDetector
+) -> tuple[list[Run], VirtualTriton]:
+    """All tracks at once, their phases spread over a frame; what each gave, and the server after its work."""
     clock = VirtualTime()
-    server = triton.reset(shape, clock)
-    streams = [Stream(track, policy, server, detector, clock) for track in tracks]
+    triton = VirtualTriton(decoder, shape, clock)
+    streams = [Stream(track, policy, triton, detector, clock) for track in tracks]
     for number, stream in enumerate(streams):
         stream.speak(number / len(streams) * FRAME_S)
     clock.run()
-    return [stream.run for stream in streams], server.batches
+    return [stream.run for stream in streams], triton
 
 
-def read_tracks(path: Path, language: str | None = None) -> Iterator[Track]:
-    """The recordings of a tab-separated manifest with the columns file, language and transcript, at their own rates."""
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            if language in (None, row["language"]):
-                samples, rate = soundfile.read(path.parent / row["file"], dtype="int16", always_2d=True)
-                mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1).astype(np.int16)
-                yield Track(mono, rate, row["language"], row["transcript"], ())
+def whole_recordings(clips: Sequence[Clip]) -> Iterator[Track]:
+    """Each recording as a track, at its own rate."""
+    for clip in clips:
+        file = AudioFile(clip.path)
+        file.close()
+        yield Track(read_samples(clip.path, file.rate), file.rate, clip.language, clip.transcript, ())
 
 
 def flicker(run: Run) -> tuple[int, int]:
@@ -343,18 +195,21 @@ def percentile(values: list[float], share: float) -> float:
     return float(np.quantile(values, share)) if values else float("nan")
 
 
-def report(runs: list[Run], batches: list[int]) -> str:
+def report(runs: list[Run], tritons: list[VirtualTriton]) -> str:
     """What matters, in a line."""
     errors = total(word_errors(run.track.transcript, run.text, run.track.language) for run in runs)
     seconds = sum(run.track.seconds for run in runs)
     changed, spoken = (sum(values) for values in zip(*map(flicker, runs), strict=True))
     lags = [lag for run in runs for lag in run.partial_lags]
     ends = [lag for run in runs for lag in run.final_lags]
-    decode, vad = sum(run.decode_s for run in runs) / seconds, sum(run.vad_s for run in runs) / seconds
-    windows = sum(run.windows for run in runs)
+    decode = sum(triton.decode_s for triton in tritons) / seconds
+    vad = sum(run.vad_s for run in runs) / seconds
+    batches = [size for triton in tritons for size in triton.batches]
+    windows = sum(batches)
+    window_s = sum(triton.window_s for triton in tritons) / max(1, windows)
     return (
         f"WER {errors.rate:6.2%}  core/stream {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
-        f"of {sum(run.window_s for run in runs) / max(1, windows):.1f} s  batch {np.mean(batches or [0]):.1f}  "
+        f"of {window_s:.1f} s  batch {np.mean(batches or [0]):.1f}  "
         f"partial lag p50 {percentile(lags, 0.5):.3f} p95 {percentile(lags, 0.95):.3f}  "
         f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}"
     )
@@ -384,25 +239,24 @@ def main() -> None:
     """Prints the report of each policy given, the default one if none."""
     options = _parser().parse_args()
     detector = VoiceDetector(Paths.from_environment().models / "silero-vad" / "silero_vad.onnx")
-    clock = VirtualTime()
-    triton = VirtualTriton(make_engine(options.language), ServerShape(), clock)
+    decoder = Decoder(make_engine(options.language))
     together: list[list[Track]]
+    clips = load_clips(options.manifest, [options.language])
     if options.streams:
-        clips = load_clips(options.manifest, [options.language])
         together = [make_tracks(clips, options.streams, options.seconds, continuous=options.continuous)]
         shape = ServerShape(options.instances, options.hands, options.in_flight)
     else:
-        together = [[track] for track in read_tracks(options.manifest, options.language)]
+        together = [[track] for track in whole_recordings(clips)]
         shape = ServerShape()
     for assignments in options.policies or [[]]:
         policy = policy_from(assignments, options.language)
         runs: list[Run] = []
-        batches: list[int] = []
+        tritons: list[VirtualTriton] = []
         for tracks in together:
-            some, sizes = simulate(tracks, policy, triton, shape, detector)
+            some, triton = simulate(tracks, policy, decoder, shape, detector)
             runs += some
-            batches += sizes
-        print(" ".join(assignments) or "default", "\n   ", report(runs, batches), flush=True)
+            tritons.append(triton)
+        print(" ".join(assignments) or "default", "\n   ", report(runs, tritons), flush=True)
         if options.show:
             for run in runs:
                 print("    " + " | ".join(final.text for final in run.finals))

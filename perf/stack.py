@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from launcher.errors import LauncherError
 from launcher.paths import SOURCE_ROOT, Paths
+from launcher.plans import plans_from_environment
 from launcher.ports import PortLease, lease_port
 from launcher.processes import Usage, descendants, usage
 from launcher.progress import Reporter
@@ -211,8 +212,6 @@ def running_triton(
     """A Triton with these models (all when None) on free ports, ready."""
     paths = replace(Paths.from_environment(), state=folder)
     installation = set_up(paths, reporter)
-    from launcher.plans import plans_from_environment
-
     plans = [plan for plan in plans_from_environment(paths, "cpu") if models is None or plan.name in models]
     with ExitStack() as stack:
         process = installation.triton_process(triton_options(stack), plans)

@@ -82,8 +82,6 @@ class HealthMonitor:
             replica.triton.check.set()
         else:
             replica.triton.last_heard = self._clock()
-        if error.fault is Fault.DEAD:
-            replica.has_died = True
         if error.fault in (Fault.DEAD, Fault.GONE):
             self._set_down(replica, error)
         if error.fault is not Fault.REFUSED:

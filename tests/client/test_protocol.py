@@ -64,6 +64,10 @@ def sent(client: SessionProtocol) -> list[Any]:
 
 def resume(client: SessionProtocol, now: float = 0.0, **session: Any) -> tuple[dict[str, Any], list[Event]]:
     assert isinstance(client.connection_lost(1006, "", now), Retry)
+    return reopen(client, **session)
+
+
+def reopen(client: SessionProtocol, **session: Any) -> tuple[dict[str, Any], list[Event]]:
     client.connection_opened()
     hello = client.next_frame()
     assert isinstance(hello, str)
@@ -209,9 +213,7 @@ def stray(client: SessionProtocol, code: int = 1006) -> None:
     client.connection_opened()
     assert client.next_frame() is not None
     assert isinstance(client.connection_lost(code, "", 0.0), Retry)
-    client.connection_opened()
-    client.next_frame()
-    client.receive(session_message(resumed=True))
+    reopen(client)
 
 
 @pytest.mark.parametrize("code", [1006, 1001, 1013])
@@ -219,9 +221,7 @@ def test_what_a_late_resume_of_ones_own_took_is_taken_back_once(code: int) -> No
     client = live()
     stray(client, code)
     assert isinstance(client.connection_lost(4103, "taken over", 0.0), Retry)
-    client.connection_opened()
-    client.next_frame()
-    client.receive(session_message(resumed=True))
+    reopen(client)
     assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
 
 
@@ -229,10 +229,7 @@ def test_a_resume_that_was_not_sent_takes_nothing_back() -> None:
     client = live()
     assert isinstance(client.connection_lost(1006, "", 0.0), Retry)
     client.connection_opened()
-    assert isinstance(client.connection_lost(1006, "", 0.0), Retry)
-    client.connection_opened()
-    client.next_frame()
-    client.receive(session_message(resumed=True))
+    resume(client)
     assert isinstance(client.connection_lost(4103, "taken over", 0.0), Failed)
 
 

@@ -9,8 +9,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,24 @@ async def test_a_triton_that_is_killed_and_started_again(
     assert (await speaker).said == undisturbed
 
 
+@asynccontextmanager
+async def killing(
+    gateway: GatewayProcess, triton: TritonProcess, count: int | None
+) -> AsyncIterator[tuple[Transcript, asyncio.Task[Transcript]]]:
+    """Somebody speaks, and so many of the model's processes, all when None, have just been killed."""
+    heard = Transcript()
+    async with supervised(triton):
+        speaker = asyncio.create_task(transcribing(gateway, heard))
+        await heard.until_words()
+        killed = triton.kill_stub("asr", count)
+        assert killed == count if count is not None else killed >= 1
+        yield heard, speaker
+
+
 async def test_a_model_whose_processes_are_killed_is_healed(
     fragile: GatewayProcess, fragile_triton: TritonProcess, undisturbed: list[Said]
 ) -> None:
-    heard = Transcript()
-    async with supervised(fragile_triton):
-        speaker = asyncio.create_task(transcribing(fragile, heard))
-        await heard.until_words()
-        assert fragile_triton.kill_stub("asr") >= 1
+    async with killing(fragile, fragile_triton, None) as (heard, speaker):
         await heard.until(was_told)
         assert (await speaker).said == undisturbed
 
@@ -108,11 +118,7 @@ async def test_a_model_whose_processes_are_killed_is_healed(
 async def test_a_model_goes_on_with_one_of_its_processes_killed(
     fragile: GatewayProcess, fragile_triton: TritonProcess, undisturbed: list[Said]
 ) -> None:
-    heard = Transcript()
-    async with supervised(fragile_triton):
-        speaker = asyncio.create_task(transcribing(fragile, heard))
-        await heard.until_words()
-        assert fragile_triton.kill_stub("asr", 1) == 1
+    async with killing(fragile, fragile_triton, 1) as (_, speaker):
         assert (await speaker).said == undisturbed
 
 

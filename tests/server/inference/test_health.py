@@ -66,6 +66,14 @@ class Rig:
     def loads(self) -> list[str]:
         return [entry for entry in self.triton.log if not entry.startswith("probe")]
 
+    async def meet_a_dead_process(self) -> Source:
+        """A window is answered by a process that is dead; who wants its words."""
+        source = Source()
+        self.inference.decode(source, window(5))
+        await settle()
+        self.triton.call(3200).fail(DEAD)
+        return source
+
     def probes(self, model: str = "asr") -> int:
         return self.triton.log.count(f"probe {model}")
 
@@ -171,10 +179,7 @@ async def test_a_dead_process_among_others_is_healed(instances: int) -> None:
     async with rig(network=network) as r:
         triton.one_dead.add("asr")
         triton.load_s = 2.0
-        source = Source()
-        r.inference.decode(source, window(5))
-        await settle()
-        triton.call(3200).fail(DEAD)
+        source = await r.meet_a_dead_process()
         await asyncio.sleep(4)
         assert r.loads() == ["unload asr", "load asr"]
         assert r.news == [True, False, True]
@@ -211,9 +216,7 @@ async def test_a_dead_process_is_healed_though_another_is_late() -> None:
     async with rig(network=network) as r:
         triton.one_dead.add("asr")
         triton.probe_errors["asr"] = LATE
-        r.inference.decode(Source(), window(5))
-        await settle()
-        triton.call(3200).fail(DEAD)
+        await r.meet_a_dead_process()
         await asyncio.sleep(4)
         assert r.loads() == ["unload asr", "load asr"]
 
@@ -221,10 +224,7 @@ async def test_a_dead_process_is_healed_though_another_is_late() -> None:
 @virtually
 async def test_what_another_gateway_has_healed_is_not_healed_again() -> None:
     async with rig() as r:
-        source = Source()
-        r.inference.decode(source, window(5))
-        await settle()
-        r.triton.call(3200).fail(DEAD)
+        source = await r.meet_a_dead_process()
         await asyncio.sleep(4)
         assert r.loads() == []
         r.triton.call(3200).answer()
