@@ -72,7 +72,9 @@ class Parts:
 class LiveSession:
     """One session with all that is under way for it."""
 
-    def __init__(self, session: Session, session_id: str, fence: int, parts: Parts) -> None:
+    def __init__(
+        self, session: Session, session_id: str, fence: int, parts: Parts, ownership: asyncio.Lock | None = None
+    ) -> None:
         self.session = session
         self.session_id = session_id
         self.fence = fence
@@ -88,6 +90,8 @@ class LiveSession:
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
         self._parts = parts
+        self._ownership = ownership or asyncio.Lock()
+        """Held by whoever is about to change the fence."""
         self._is_followed = isinstance(parts.sessions, PartialFeed)
         self._traced = tracing.follow(self, session_id)
         self._loop = asyncio.get_running_loop()
@@ -187,10 +191,11 @@ class LiveSession:
         """Keeps the stored state alive, and notices when another process has taken the session over."""
         if self.is_over or self._stores:
             return
+        fence = self.fence
         try:
             await self._touch()
         except StaleOwnerError:
-            self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
+            await self._refused(fence)
         except StoreError as error:
             log.warning("session store out of reach", session=self.session_id, error=str(error))
 
@@ -325,12 +330,12 @@ class LiveSession:
         """Tries until the store has it; false where the session belongs to somebody else by now."""
         tries = 0
         while not self.is_over:
-            started = self._loop.time()
+            started, fence = self._loop.time(), self.fence
             try:
                 with tracing.step(self, "store"):
                     await write(*arguments)
             except StaleOwnerError:
-                self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
+                await self._refused(fence)
             except StoreError as error:
                 self._parts.metrics.store_errors.labels("save").inc()
                 if tries == 1:
@@ -342,6 +347,13 @@ class LiveSession:
                 self._parts.metrics.store_seconds.labels("save").observe(self._loop.time() - started)
                 return True
         return False
+
+    async def _refused(self, fence: int) -> None:
+        """The store has a newer fence than this one: the session is somebody else's, unless it was resumed in this
+        process while the write was under way."""
+        async with self._ownership:
+            if self.fence == fence:
+                self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
 
     def _report_store(self, error: StoreError) -> None:
         log.warning("store out of reach", session=self.session_id, error=str(error))

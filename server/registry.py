@@ -11,6 +11,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -46,6 +47,8 @@ SWEEP_LIMIT = 100
 ROOM_WAITS_S = (0.1, 0.3, 0.6)
 """How long a key's last session is let end before the next one is refused: its client knows before the store does."""
 
+WINDOW_PASSED = "the session's resume window has passed: start a new one"
+
 NO_TOKEN = bytes(32)
 """In place of a token's hash for sessions that are known by their id alone; no token has this hash."""
 
@@ -59,6 +62,7 @@ class Registry:
         self._policy, self._policies = settings.policy, settings.policies
         self.quota = AudioQuota(parts.sessions)
         self._live: dict[str, LiveSession] = {}
+        self._ownerships: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._owner = f"{socket.gethostname()}/{secrets.token_hex(4)}"
         self._ticker: asyncio.Task[None] | None = None
@@ -120,7 +124,7 @@ class Registry:
         except StoreError as error:
             raise _store_gone(error) from error
         session = self._core(state, settings)
-        live = self._add(LiveSession(session, session_id, fence, self._parts))
+        live = self._add(session, session_id, fence)
         try:
             await live.register()
         except StoreError as error:
@@ -135,7 +139,7 @@ class Registry:
         Raises:
             Closing: the session cannot be resumed, or cannot be resumed just now.
         """
-        session_id, _, secret = request.token.partition(".")
+        session_id, secret = request.session_id, request.secret
         live: LiveSession | None = None
         outcome = "error"
         try:
@@ -144,9 +148,9 @@ class Registry:
                 outcome = "after the end"
                 await live.replay(outbox, [Outgoing(self._opened(live, request.token, resumed=True))], request.last_seq)
                 return live
-            claimed = await self._claim(session_id, secret, identity)
-            claimed = replace(claimed, state=await self._caught_up(claimed.state, request.from_offset))
-            live, outcome = self._take(claimed, request, outbox)
+            await self._check_token(session_id, secret, identity)
+            async with self._ownership(session_id):
+                live, outcome = await self._claim(request, outbox)
             opened = Outgoing(self._opened(live, request.token, resumed=True))
             await live.replay(outbox, [opened], request.last_seq)
         except StoreError as error:
@@ -175,6 +179,30 @@ class Registry:
         live.attach(outbox)
         return live
 
+    def _ownership(self, session_id: str) -> asyncio.Lock:
+        """Held from a session's claim in the store until whoever claimed it has it: who comes second would else be
+        given the newer fence and lose to the first."""
+        return self._ownerships.setdefault(session_id, asyncio.Lock())
+
+    async def _claim(self, request: Resume, outbox: Outbox) -> tuple[LiveSession, str]:
+        """Takes a session whose token was checked."""
+        session_id = request.session_id
+        claimed = await self._parts.sessions.claim(session_id, owner=self._owner, ttl_s=self._parts.ttl_s)
+        if not isinstance(claimed, Claimed):
+            raise Closing(CloseCode.WINDOW_PASSED, WINDOW_PASSED)
+        try:
+            claimed = replace(claimed, state=await self._caught_up(claimed.state, request.from_offset))
+        except BaseException:
+            self._let_be(claimed)
+            raise
+        return self._take(claimed, request, outbox)
+
+    def _let_be(self, claimed: Claimed) -> None:
+        """A claim that came to nothing: who has the session here goes on with it."""
+        local = self._live.get(claimed.state.session_id)
+        if local is not None and _is_current(local, claimed):
+            local.fence = claimed.fence
+
     async def _caught_up(self, state: SessionState, from_offset: int) -> SessionState:
         """The state, brought past finals that lie before the client's audio: a store that lost its last writes must
         not make a seq be used twice."""
@@ -199,7 +227,7 @@ class Registry:
             local.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
         settings = SessionSettings.from_json(claimed.state.settings)
         session = self._core(claimed.state, settings, request.from_offset)
-        live = self._add(LiveSession(session, session_id, claimed.fence, self._parts))
+        live = self._add(session, session_id, claimed.fence)
         live.attach(outbox)
         return live, "from store"
 
@@ -226,7 +254,8 @@ class Registry:
             if last is not None:
                 acked = math.ceil(last.end * settings.sample_rate)
                 state = replace(state, acked=acked, next_seq=last.seq + 1, tail=last.text)
-            live = await self._take_id(state, settings, known, identity, outbox)
+            async with self._ownership(session_id):
+                live = await self._take_id(state, settings, known, identity, outbox)
             await live.register()
             await live.replay(outbox, [], state.next_seq - 1 if after is None else after)
         except StoreError as error:
@@ -267,7 +296,7 @@ class Registry:
             received = claimed.state.acked
             if local is not None and _is_current(local, claimed):
                 received = local.session.received
-            live, _ = self._take(claimed, Resume("", -1, received), outbox)
+            live, _ = self._take(claimed, Resume(fresh.session_id, -1, received), outbox)
             # What was being said when the line broke cannot be continued.
             live.do(live.session.finalize, None, live.now())
             return live
@@ -275,7 +304,7 @@ class Registry:
             local.over(None)
         fence = await self._create(fresh, identity)
         session = self._core(fresh, settings)
-        live = self._add(LiveSession(session, fresh.session_id, fence, self._parts))
+        live = self._add(session, fresh.session_id, fence)
         live.attach(outbox)
         return live
 
@@ -291,8 +320,8 @@ class Registry:
         text = f"all {limit} sessions of this key are taken, those that can be resumed included: end one"
         raise Closing(CloseCode.REVOKED, text)
 
-    async def _claim(self, session_id: str, secret: str, identity: Identity) -> Claimed:
-        """Checks the token, then takes the session: who has no token must not disturb its owner."""
+    async def _check_token(self, session_id: str, secret: str, identity: Identity) -> None:
+        """Before the session is claimed: who has no token must not disturb its owner."""
         given = _hash(secret)
         known = await self._parts.sessions.peek(session_id) if session_id else None
         local = self._live.get(session_id)
@@ -303,12 +332,8 @@ class Registry:
             known = await self._parts.sessions.peek(session_id)
         if known is None or not _allows(known, given, identity):
             raise Closing(CloseCode.NO_SESSION, "there is no session with this token: start a new one")
-        claimed = None
-        if isinstance(known, SessionState):
-            claimed = await self._parts.sessions.claim(session_id, owner=self._owner, ttl_s=self._parts.ttl_s)
-        if not isinstance(claimed, Claimed):
-            raise Closing(CloseCode.WINDOW_PASSED, "the session's resume window has passed: start a new one")
-        return claimed
+        if not isinstance(known, SessionState):
+            raise Closing(CloseCode.WINDOW_PASSED, WINDOW_PASSED)
 
     def _core(self, state: SessionState, settings: SessionSettings, from_offset: int | None = None) -> Session:
         return Session(state, settings, self._policy, policies=self._policies, from_offset=from_offset)
@@ -327,9 +352,10 @@ class Registry:
             resume_window_s=self._settings.resume_window_s,
         )
 
-    def _add(self, live: LiveSession) -> LiveSession:
+    def _add(self, session: Session, session_id: str, fence: int) -> LiveSession:
+        live = LiveSession(session, session_id, fence, self._parts, self._ownership(session_id))
         live.on_over = self._forget
-        self._live[live.session_id] = live
+        self._live[session_id] = live
         self._parts.metrics.sessions.set(len(self._live))
         return live
 

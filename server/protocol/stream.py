@@ -61,6 +61,16 @@ class Resume:
     last_seq: int
     from_offset: int
 
+    @property
+    def session_id(self) -> str:
+        """The public half of the token."""
+        return self.token.partition(".")[0]
+
+    @property
+    def secret(self) -> str:
+        """The other half."""
+        return self.token.partition(".")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Finalize:

@@ -24,6 +24,21 @@ FINAL = Final(0, "Hello.", 0.0, 1.0, "en", 0.9, True)
 TTL_S = 3600.0
 
 
+class Sessions(MemorySessionStore):
+    """Lets a write wait on its way when told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = asyncio.Event()
+        self.arrives = asyncio.Event()
+        self.arrives.set()
+
+    async def save(self, state: SessionState, *, fence: int, ttl_s: float) -> None:
+        self.under_way.set()
+        await self.arrives.wait()
+        await super().save(state, fence=fence, ttl_s=ttl_s)
+
+
 class Transcripts(MemoryTranscriptStore):
     """Is away until told otherwise, and tells when somebody has noticed."""
 
@@ -61,14 +76,15 @@ class World:
     state: SessionState = field(
         default_factory=lambda: SessionState("s", bytes(32), settings=SessionSettings().to_json())
     )
-    sessions: MemorySessionStore = field(default_factory=MemorySessionStore)
+    sessions: Sessions = field(default_factory=Sessions)
+    ownership: asyncio.Lock = field(default_factory=asyncio.Lock)
     transcripts: Transcripts = field(default_factory=Transcripts)
 
     async def begin(self) -> LiveSession:
         others: dict[str, Any] = {"vad": None, "inference": Silence()}
         parts = Parts(sessions=self.sessions, transcripts=self.transcripts, metrics=Metrics(), ttl_s=TTL_S, **others)
         fence = await self.sessions.create(self.state, owner="a", ttl_s=TTL_S)
-        live = LiveSession(Session(self.state, SessionSettings(), Policy()), "s", fence, parts)
+        live = LiveSession(Session(self.state, SessionSettings(), Policy()), "s", fence, parts, self.ownership)
         await live.register()
         return live
 
@@ -106,6 +122,33 @@ async def test_an_owner_that_was_replaced_writes_no_final() -> None:
         await live.wait_over()
     assert await world.transcripts.finals("s") == []
     assert await world.next_seq() == 0
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "given up"])
+async def test_a_write_that_a_resume_in_this_process_overtakes_is_repeated(is_taken: bool) -> None:
+    world = World()
+    live = await world.begin()
+    world.sessions.arrives.clear()
+    world.write(live)
+    async with asyncio.timeout(10):
+        await world.sessions.under_way.wait()
+        async with world.ownership:
+            claimed = await world.sessions.claim("s", owner="a", ttl_s=TTL_S)
+            assert isinstance(claimed, Claimed)
+            world.sessions.arrives.set()
+            # The write is refused before the one who resumes has told the session.
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not live.is_over
+            if is_taken:
+                live.fence = claimed.fence
+        if is_taken:
+            await live.owed_nothing()
+            assert await world.next_seq() == 1
+        else:
+            await live.wait_over()
+    assert live.is_over is not is_taken
+    live.over(None)
 
 
 async def test_a_session_that_finishes_while_it_is_brought_up_to_date_says_so_behind_that() -> None:

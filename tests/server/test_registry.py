@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -18,7 +18,7 @@ from server.quota import Identity
 from server.registry import Registry
 from server.session.messages import Opened
 from server.session.settings import SessionSettings
-from session_store.base import Expired, SessionState, StoreError
+from session_store.base import Expired, Final, SessionState, StoreError
 from session_store.memory import MemorySessionStore, MemoryTranscriptStore
 
 NOBODY, KEY = Identity(), Identity("key-1")
@@ -39,6 +39,25 @@ class Store(MemorySessionStore):
         return await super().peek(session_id)
 
 
+class Transcripts(MemoryTranscriptStore):
+    """Answers what it is asked for finals when it is let, and fails at it when told so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.asked = asyncio.Queue[asyncio.Event]()
+        self.waits = False
+
+    async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
+        if self.waits:
+            answer = asyncio.Event()
+            self.asked.put_nowait(answer)
+            await answer.wait()
+        if self.is_away:
+            raise StoreError("away")
+        return await super().finals(session_id, after=after)
+
+
 class Silence:
     """Inference that nobody asks for anything."""
 
@@ -51,7 +70,8 @@ class World:
 
     def __init__(self) -> None:
         self.store = Store()
-        shared: dict[str, Any] = {"vad": None, "inference": Silence(), "transcripts": MemoryTranscriptStore()}
+        self.transcripts = Transcripts()
+        shared: dict[str, Any] = {"vad": None, "inference": Silence(), "transcripts": self.transcripts}
         parts = [Parts(sessions=self.store, metrics=Metrics(), ttl_s=TTL_S, **shared) for _ in range(2)]
         self.here, self.there = (Registry(each, load()) for each in parts)
 
@@ -129,3 +149,38 @@ async def test_a_session_that_another_gateway_finds_late_is_left_to_its_owner_at
         world.store.time += TTL_S
     await live.touch()
     assert live.is_over
+
+
+async def test_two_resumes_at_once_leave_the_session_to_the_second(world: World) -> None:
+    opened = await world.begin()
+    request = Resume(opened.token, -1, 0)
+    for registry in (world.here, world.there):
+        world.transcripts.waits = True
+        outboxes = [Outbox(8), Outbox(8)]
+        resumes = [asyncio.create_task(registry.resume(request, NOBODY, outbox)) for outbox in outboxes]
+        async with asyncio.timeout(10):
+            first = await world.transcripts.asked.get()
+            # Time for the second one to get past the first, if it could.
+            for _ in range(100):
+                await asyncio.sleep(0)
+            world.transcripts.waits = False
+            while not world.transcripts.asked.empty():
+                world.transcripts.asked.get_nowait().set()
+            first.set()
+            lives = await asyncio.gather(*resumes)
+        assert lives[0] is lives[1]
+        assert lives[1].outbox is outboxes[1]
+        await lives[1].touch()
+        assert not lives[1].is_over, "it owns the session in the store too"
+
+
+async def test_a_resume_that_comes_to_nothing_leaves_the_session_to_its_connection(world: World) -> None:
+    opened = await world.begin()
+    (live,) = world.here.sessions
+    world.transcripts.is_away = True
+    with pytest.raises(Closing) as closing:
+        await world.here.resume(Resume(opened.token, -1, 0), NOBODY, Outbox(8))
+    assert closing.value.code is CloseCode.OVERLOADED
+    await live.touch()
+    assert not live.is_over
+    assert live.outbox is not None
