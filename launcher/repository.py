@@ -30,11 +30,10 @@ LINK_BYTES = 1_000_000
 """Files from this size are linked instead of copied."""
 
 WEIGHT_FOLDERS = {"asr": MOONSHINE_TINY, "asr_multilingual": WHISPER_BASE}
-ONE_THREAD_A_WINDOW = {"asr"}
-"""Models whose engine decodes a window in one thread: on a CPU an instance for each core serves best. In one that deals
-its batch out to threads, a long window keeps the others of its batch, and the next batch, from their answers."""
-MOST_INSTANCES = 8
-"""By default: each is a process with its own weights, 100 MB or so. More cores give each more threads."""
+MOST_INSTANCES = {"asr": 8, "asr_multilingual": 2}
+"""On a CPU a model has, by default, an instance for each core up to so many; each is a process with weights of its own,
+180 and 540 MB, and with the cores shared out for threads. An instance computes one batch at a time: while a long final
+is under way, another one answers the partials behind it."""
 Device = Literal["cpu", "cuda"]
 
 
@@ -90,8 +89,8 @@ def default_plans(
         name = template.parent.name
         folder = (model_dirs or {}).get(name) or _default_folder(name, template.parent, paths)
         if _has_weights(folder):
-            many = device == "cpu" and name in ONE_THREAD_A_WINDOW
-            count = (instances or {}).get(name) or (min(cores, MOST_INSTANCES) if many else 1)
+            most = MOST_INSTANCES.get(name, 1) if device == "cpu" else 1
+            count = (instances or {}).get(name) or min(cores, most)
             plans.append(ModelPlan(name, folder, count, device, threads or max(1, cores // count)))
     return plans
 

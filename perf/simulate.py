@@ -40,7 +40,7 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
-from server.session.messages import Message, Partial
+from server.session.messages import Message, Partial, SpeechStarted
 from server.session.segment import Hypothesis
 from server.session.session import Session
 from server.session.settings import Policy, SessionSettings
@@ -63,6 +63,10 @@ class Run:
     partials: list[Partial] = field(default_factory=list)
     partial_lags: list[float] = field(default_factory=list)
     final_lags: list[float] = field(default_factory=list)
+    first_waits: list[float] = field(default_factory=list)
+    """From the first speech of a segment to its first partial."""
+    shown_lags: list[float] = field(default_factory=list)
+    """From the end of what a shown partial covered to the next one that is shown: what a reader waits for news."""
     vad_s: float = 0.0
 
     @property
@@ -81,10 +85,13 @@ class Stream:
         settings = SessionSettings(language=track.language, sample_rate=track.rate)
         self._session = Session(SessionState("simulated", b""), settings, policy)
         self._triton, self._detector, self._clock = triton, detector, clock
+        self._begin = 0.0
+        self._speech_at = 0.0
 
     def speak(self, begin: float) -> None:
         """Says the track and the silence behind it, from a time on."""
         rate, clock = self.run.track.rate, self._clock
+        self._begin = begin
         step = int(rate * FRAME_S)
         silence = np.zeros(int(TRAILING_SILENCE_S * rate), np.int16)
         audio = np.concatenate([self.run.track.samples, silence])
@@ -136,7 +143,10 @@ class Stream:
                     pass
 
     def _send(self, message: Message, since: float | None) -> None:
-        if isinstance(message, Partial):
+        if isinstance(message, SpeechStarted):
+            self._speech_at = message.at
+        elif isinstance(message, Partial):
+            self._time(message)
             self.run.partials.append(message)
             if since is not None:
                 self.run.partial_lags.append(self._clock.now - since)
@@ -144,6 +154,13 @@ class Stream:
             self.run.finals.append(message)
             if since is not None:
                 self.run.final_lags.append(self._clock.now - since)
+
+    def _time(self, partial: Partial) -> None:
+        now, before = self._clock.now - self._begin, self.run.partials[-1] if self.run.partials else None
+        if before is None or before.seq != partial.seq:
+            self.run.first_waits.append(now - self._speech_at)
+        else:
+            self.run.shown_lags.append(now - before.end)
 
     def _detect(self, command: DetectVoice) -> None:
         state = command.state if isinstance(command.state, VadState) else VadState.initial()
@@ -200,8 +217,10 @@ def report(runs: list[Run], tritons: list[VirtualTriton]) -> str:
     errors = total(word_errors(run.track.transcript, run.text, run.track.language) for run in runs)
     seconds = sum(run.track.seconds for run in runs)
     changed, spoken = (sum(values) for values in zip(*map(flicker, runs), strict=True))
-    lags = [lag for run in runs for lag in run.partial_lags]
-    ends = [lag for run in runs for lag in run.final_lags]
+    lags, ends, firsts, shown = (
+        [lag for run in runs for lag in getattr(run, name)]
+        for name in ("partial_lags", "final_lags", "first_waits", "shown_lags")
+    )
     decode = sum(triton.decode_s for triton in tritons) / seconds
     vad = sum(run.vad_s for run in runs) / seconds
     batches = [size for triton in tritons for size in triton.batches]
@@ -211,7 +230,9 @@ def report(runs: list[Run], tritons: list[VirtualTriton]) -> str:
         f"WER {errors.rate:6.2%}  core/stream {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
         f"of {window_s:.1f} s  batch {np.mean(batches or [0]):.1f}  "
         f"partial lag p50 {percentile(lags, 0.5):.3f} p95 {percentile(lags, 0.95):.3f}  "
-        f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}"
+        f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}  "
+        f"first shown p50 {percentile(firsts, 0.5):.2f} p95 {percentile(firsts, 0.95):.2f}  "
+        f"news p50 {percentile(shown, 0.5):.2f} p95 {percentile(shown, 0.95):.2f}"
     )
 
 

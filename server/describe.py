@@ -42,7 +42,7 @@ Read by `make setup`, `make serve` and the Triton image; the gateway does not kn
 | --- | --- | --- |
 | `STARLING_TRITON_PYTHON` | the one that runs | Interpreter (3.11 or 3.12) that Triton's environment is made from. |
 | `STARLING_MODEL_DIRS` | `{}` | Folders with other weights, model name to path: [models.md](models.md). |
-| `STARLING_MODEL_INSTANCES` | `{}` | Processes that serve a model, name to number; else 1, for `asr` one a core. |
+| `STARLING_MODEL_INSTANCES` | `{}` | Processes that serve a model, name to number; on a CPU one a core, to 8 and 2. |
 | `STARLING_MODEL_THREADS` | its share of the cores | CPU threads of each instance. |
 
 ## Clients

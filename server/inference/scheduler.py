@@ -223,10 +223,8 @@ class Scheduler:
         account.wanted = None
         return self._drop(account.partial) if account.partial is not None else None
 
-    def decode(
-        self, source: PartialSource, model: str, command: Decode, now: float, down_before: float = 0.0
-    ) -> Ticket | None:
-        """A source wants a final; its partial is forgotten.
+    def decode(self, source: PartialSource, model: str, command: Decode, now: float, down_before: float = 0.0) -> None:
+        """A source wants a final; a partial of its that waits is forgotten.
 
         Raises:
             ValueError: it has a decode with this number already.
@@ -234,12 +232,12 @@ class Scheduler:
         known = self._accounts.get(source)
         if known is not None and command.job in known.finals:
             raise ValueError(f"job {command.job} is under way already")
-        sent = self.drop_partial(source)
+        if known is not None and known.partial is not None and known.partial.state is State.WAITING:
+            self.drop_partial(source)
         account = self._accounts.setdefault(source, _Account())
         ticket = Ticket(source, model, is_final=True, created=now, rank=now, command=command, down_before=down_before)
         account.finals[command.job] = ticket
         self._lanes[model].add_final(ticket)
-        return sent
 
     def cancel(self, source: PartialSource, job: int) -> Ticket | None:
         """Forgets the decode with this number, final or partial; does nothing where there is none."""

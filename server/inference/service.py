@@ -158,8 +158,8 @@ class Inference:
     def decode(self, source: PartialSource, command: Decode) -> None:
         """Asks for a final: `source` gets either `on_hypothesis` or `on_decode_failed`, once, unless it cancels.
 
-        Drops the source's partial. Tried again after every fault until the model refuses the window or the deadline
-        is over.
+        Drops the source's partial, if that waits. Tried again after every fault until the model refuses the window or
+        the deadline is over.
         """
         if not self._is_open:
             return
@@ -171,7 +171,7 @@ class Inference:
         now = self._clock()
         pool = self._pools[model]
         pool.wanted_at = now
-        self._abort(self._scheduler.decode(source, model, command, now, pool.down_seconds(now)))
+        self._scheduler.decode(source, model, command, now, pool.down_seconds(now))
         self._pump_soon()
 
     def cancel(self, source: PartialSource, job: int) -> None:

@@ -63,8 +63,6 @@ class Job:
     kind: Kind
     start: int
     end: int
-    news: int
-    """Start of the audio in it that no window before it covered."""
 
 
 class Segment:
@@ -86,6 +84,8 @@ class Segment:
         """End of the audio that the newest answered window covers."""
         self.prefix = StablePrefix(policy.sure_confidence, policy.hold_back_words)
         self.job: Job | None = None
+        self.beside: Job | None = None
+        """The partial that was under way when the final was asked for: it will be there first."""
         self._trim_failed_at = 0
         """End of the audio judged when a trim was lost: before the next one a partial is tried."""
         self.final: tuple[int, Hypothesis] | None = None
@@ -150,9 +150,19 @@ class Segment:
         long = self.covered - self.base > self._policy.trim_after_s * RATE
         return long and self.covered > self._trim_failed_at
 
+    def ask(self, job: Job) -> None:
+        """`job` is asked for; a partial under way goes on beside a final."""
+        self.beside, self.job = self.job, job
+
+    def withdraw(self, but: Job | None = None) -> list[Job]:
+        """Forgets the jobs under way but for one; returns them."""
+        gone = [job for job in (self.beside, self.job) if job is not None and job is not but]
+        self.beside, self.job = None, but
+        return gone
+
     def take(self, job: Job, hypothesis: Hypothesis) -> None:
         """Takes the answer of `job`."""
-        self.job = None
+        self._forget(job)
         self.heard_language = hypothesis.language
         if job.kind is not Kind.COMMIT:
             self.covered = job.end
@@ -176,11 +186,17 @@ class Segment:
 
     def lose(self, job: Job, detected: int) -> None:
         """`job` failed: the audio so far counts as covered, so that the next try waits for new speech."""
-        self.job = None
+        self._forget(job)
         if job.kind is Kind.COMMIT:
             self.covered = self._trim_failed_at = detected
         else:
             self.covered = job.end
+
+    def _forget(self, job: Job) -> None:
+        if job is self.beside:
+            self.beside = None
+        else:
+            self.job = None
 
     def quiet(self) -> None:
         """A short silence has begun: the segment may be over."""

@@ -188,10 +188,13 @@ class Session:
         segment, decode = self._jobs.pop(job, (None, None))
         if segment is None or decode is None:
             return []
+        covered = segment.covered
         segment.take(decode, hypothesis)
+        if decode.kind is Kind.FINAL:
+            self._drop_jobs(segment)  # the partial beside it came too late
         if segment is self._open:
             if decode.kind is not Kind.COMMIT:
-                self._send_partial(segment, decode, now)
+                self._send_partial(segment, decode, covered, now)
                 self._heard = self._chain.input_offset(decode.end)
             self._want_partial(now)
         else:
@@ -205,6 +208,8 @@ class Session:
         if segment is None or decode is None:
             return []
         segment.lose(decode, self._chain.detected)
+        if decode.kind is Kind.FINAL:
+            self._drop_jobs(segment)
         # What was decoded ahead of the endpoint is tried once more when the endpoint comes.
         if segment is not self._open:
             segment.final = (decode.end, NOTHING)
@@ -367,8 +372,11 @@ class Session:
         self._send(SpeechStarted(self._chain.seconds(event.speech)))
 
     def _on_quiet(self, segment: Segment, event: Quiet) -> None:
-        """Decodes the segment as if it ended here: when the endpoint is confirmed, its final is ready."""
-        self._drop_partial(segment)
+        """Decodes the segment as if it ended here: when the endpoint is confirmed, its final is ready. A partial that
+        is with the model already comes before it."""
+        self._drop_wish()
+        is_partial = segment.job is not None and segment.job.kind is Kind.PARTIAL
+        self._drop_jobs(segment, but=segment.job if is_partial else None)
         segment.quiet()
         if self._knows_language(segment, event.end):
             self._out.append(self._decode(segment, Kind.FINAL, segment.start, event.end))
@@ -384,8 +392,9 @@ class Session:
         self._send(SpeechEnded(segment.end_s))
         ready = segment.final is not None and segment.final[0] == end
         coming = segment.job is not None and segment.job.kind is Kind.FINAL and segment.job.end == end
+        self._drop_wish()
+        self._drop_jobs(segment, but=segment.job if coming else None)
         if not ready and not coming:
-            self._drop_partial(segment)
             segment.final = None
             decode = self._decode(segment, Kind.FINAL, segment.start, end)
             if self._knows_language(segment, end):
@@ -410,8 +419,8 @@ class Session:
         return self._numbers
 
     def _decode(self, segment: Segment, kind: Kind, start: int, end: int) -> Decode:
-        job = Job(self._number(), kind, start, end, segment.covered)
-        segment.job = job
+        job = Job(self._number(), kind, start, end)
+        segment.ask(job)
         self._jobs[job.number] = (segment, job)
         language = self._decode_language(segment, kind, end)
         is_partial = kind is not Kind.FINAL
@@ -435,14 +444,15 @@ class Session:
             return True
         return not any(isinstance(owed, OwedFinal) for owed in self._owed)
 
-    def _drop_partial(self, segment: Segment) -> None:
+    def _drop_wish(self) -> None:
         if self._wants_partial:
             self._wants_partial = False
             self._out.append(DropPartial())
-        if segment.job is not None:
-            del self._jobs[segment.job.number]
-            self._out.append(Cancel(segment.job.number))
-            segment.job = None
+
+    def _drop_jobs(self, segment: Segment, but: Job | None = None) -> None:
+        for job in segment.withdraw(but):
+            del self._jobs[job.number]
+            self._out.append(Cancel(job.number))
 
     def _want_partial(self, now: float) -> None:
         segment = self._open
@@ -457,14 +467,15 @@ class Session:
         cut in the midst of speech was in the windows before it."""
         return self._arrivals.at(max(self._chain.input_offset(position), self._heard), now)
 
-    def _send_partial(self, segment: Segment, job: Job, now: float) -> None:
+    def _send_partial(self, segment: Segment, job: Job, covered: int, now: float) -> None:
+        """Sends what is new; `covered` is where the audio begins that no window before this one's covered."""
         text, seq = segment.prefix.text, self._open_seq
         if text == segment.shown or not self.settings.partials or seq is None:
             return
         segment.shown, segment.promised = text, segment.prefix.stable
         end = self._chain.seconds(job.end)
         partial = Partial(text, segment.text_language, seq, segment.start_s, end, segment.prefix.stable)
-        self._send(partial, since=self._arrival(job.news, now))
+        self._send(partial, since=self._arrival(covered, now))
 
     # --- promises
 

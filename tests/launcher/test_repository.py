@@ -84,7 +84,7 @@ def test_only_models_with_weights_are_planned(paths: Paths) -> None:
     ]
 
 
-def test_a_model_that_decodes_a_window_in_one_thread_has_an_instance_for_each_core(
+def test_a_speech_model_has_an_instance_for_each_core_up_to_what_its_weights_allow(
     paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, weights in (("asr", "moonshine-tiny-en"), ("asr_multilingual", "whisper-base")):
@@ -97,9 +97,9 @@ def test_a_model_that_decodes_a_window_in_one_thread_has_an_instance_for_each_co
         return [(plan.instances, plan.threads) for plan in default_plans(paths, **options)]
 
     assert shapes(1) == [(1, 1), (1, 1)]
-    assert shapes(2) == [(2, 1), (1, 2)]
-    assert shapes(24) == [(8, 3), (1, 24)]
-    assert shapes(4, instances={"asr": 1}) == [(1, 4), (1, 4)]
+    assert shapes(2) == [(2, 1), (2, 1)]
+    assert shapes(24) == [(8, 3), (2, 12)]
+    assert shapes(4, instances={"asr": 1}) == [(1, 4), (2, 2)]
     assert shapes(4, device="cuda") == [(1, 4), (1, 4)]
 
 

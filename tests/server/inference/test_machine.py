@@ -143,7 +143,7 @@ class InferenceMachine(RuleBasedStateMachine):
             self.jobs += 1
             samples = FIRST_FINAL + self.jobs
             source.finals[self.jobs] = samples
-            source.wants, source.partial = False, None
+            source.wants = False
             self.inference.decode(source, window(self.jobs, samples, source.language))
 
     @rule(n=st.integers(0, SOURCES - 1), data=st.data())

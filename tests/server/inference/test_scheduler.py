@@ -115,13 +115,21 @@ def test_turns_are_passed_on_by_a_final_that_is_cancelled() -> None:
     assert order(scheduler) == [2, 9]
 
 
-def test_a_final_takes_the_place_of_its_sources_partial() -> None:
+def test_a_final_takes_the_place_of_its_sources_partial_that_waits() -> None:
+    scheduler, source = make(), Source()
+    scheduler.want_partial(source, "asr", since=1.0, now=1.0)
+    scheduler.decode(source, "asr", window(5), now=2.0)
+    assert order(scheduler) == [5]
+
+
+def test_a_partial_under_way_goes_on_beside_its_sources_final() -> None:
     scheduler, source = make(), Source()
     scheduler.want_partial(source, "asr", since=1.0, now=1.0)
     partial = next_of(scheduler)
-    assert scheduler.decode(source, "asr", window(5), now=2.0) is partial
-    assert partial.state is State.OVER
+    scheduler.decode(source, "asr", window(5), now=2.0)
+    assert partial.state is State.SENT
     assert order(scheduler) == [5]
+    assert scheduler.cancel(source, partial.job) is partial
 
 
 def test_dropping_a_partial_leaves_finals_alone() -> None:

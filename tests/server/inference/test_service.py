@@ -126,7 +126,7 @@ async def test_the_newest_window_is_sent() -> None:
 
 
 @virtually
-async def test_a_final_cancels_its_sources_partial_at_triton() -> None:
+async def test_a_partial_at_triton_goes_on_beside_its_sources_final_until_that_is_cancelled() -> None:
     async with running(limit=2) as (inference, (triton,)):
         source = Source()
         inference.want_partial(source, 1.0, "en")
@@ -134,8 +134,10 @@ async def test_a_final_cancels_its_sources_partial_at_triton() -> None:
         partial = triton.calls[0]
         inference.decode(source, window(5, 3200))
         await settle()
+        assert triton.windows() == [partial.asked.samples, 3200]
+        inference.cancel(source, 1001)
+        await settle()
         assert partial.result.cancelled()
-        assert triton.windows() == [3200]
         triton.call(3200).answer()
         await source.answered(1)
         assert source.answers == [(5, "3200 samples")]

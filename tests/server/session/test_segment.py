@@ -17,8 +17,8 @@ def heard(text: str, *tokens: int, language: str = "en") -> Hypothesis:
     return Hypothesis(text, np.array(tokens, np.int32), 0.5, language)
 
 
-def job(kind: Kind, start: int, end: int, news: int = 0) -> Job:
-    return Job(1, kind, start, end, news)
+def job(kind: Kind, start: int, end: int) -> Job:
+    return Job(1, kind, start, end)
 
 
 def test_the_first_partial_waits_longer_than_the_next() -> None:

@@ -36,6 +36,12 @@ def hear(shell: Shell, *sounds: tuple[str, int], settle: bool = True) -> None:
             shell.settle()
 
 
+def judge(shell: Shell) -> None:
+    """Voice activity answers; nothing else does."""
+    while shell.detections:
+        shell.detect()
+
+
 def end(shell: Shell) -> None:
     shell.do(shell.session.end(shell.now))
 
@@ -90,8 +96,7 @@ def test_speech_after_a_short_silence_belongs_to_the_segment() -> None:
 def test_a_pause_answered_late_is_cancelled_by_the_next() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 300), (SILENCE, 160), ("the", 300), (SILENCE, 160), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     finals = [c for c in shell.log if isinstance(c, Decode)]
     assert [c.job for c in shell.log if isinstance(c, Cancel)] == [finals[0].job]
     assert shell.decodes == [finals[1]]
@@ -100,8 +105,7 @@ def test_a_pause_answered_late_is_cancelled_by_the_next() -> None:
 def test_finals_come_in_the_order_of_the_audio() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 800), ("the", 400), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert len(shell.decodes) == 2
     shell.decode(1)
     assert shell.stores == type(shell.stores)()
@@ -115,8 +119,7 @@ def test_finals_come_in_the_order_of_the_audio() -> None:
 def test_a_final_and_its_ack_wait_for_the_store() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 640), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.decode()
     assert shell.finals() == shell.sent(Ack) == []
     assert shell.session.owes
@@ -130,8 +133,7 @@ def test_a_final_and_its_ack_wait_for_the_store() -> None:
 def test_no_partial_while_it_is_open_whether_an_owed_segment_says_anything() -> None:
     shell = begin(policy=EAGER)
     hear(shell, ("Anna", 400), (SILENCE, 600), ("the", 600), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert not shell.wants_partial
     assert shell.session.take_partial(shell.now) is None
     shell.settle()
@@ -157,8 +159,7 @@ def test_partials_go_on_while_a_final_is_decoded_that_is_sure_to_come() -> None:
     hear(shell, ("Anna", 1500))
     assert shell.partials()[-1].stable
     hear(shell, (SILENCE, 600), ("the", 600), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     shell.decode(-1)
     assert shell.partials()[-1].seq == 1
@@ -170,19 +171,16 @@ def test_what_is_still_to_be_taken_back_holds_the_seq() -> None:
     hear(shell, ("Anna", 400), (SILENCE, 600), settle=False)
     shell.settle(store_is_away=True)
     hear(shell, (GHOST, 380), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     shell.decode()
     assert [(p.seq, p.text) for p in shell.partials()][-1] == (1, "ghosth")
     hear(shell, (GHOST, 500), (SILENCE, 600), ("the", 600), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     while shell.decodes:
         shell.decode()
     hear(shell, ("the", 100), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert not shell.wants_partial
     shell.settle()
     assert [(p.seq, p.text[:3]) for p in shell.partials()][-2:] == [(1, ""), (1, "the")]
@@ -213,27 +211,95 @@ def test_no_partials_where_none_are_asked_for() -> None:
     assert texts(shell) == ["annaq thei"]
 
 
-def test_a_partial_under_way_is_dropped_at_a_silence() -> None:
+def test_a_partial_that_waits_is_dropped_at_a_silence() -> None:
     shell = begin()
     hear(shell, ("Anna", 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert shell.wants_partial
     hear(shell, (SILENCE, 120), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert sum(isinstance(c, DropPartial) for c in shell.log) == 1
-    shell = begin()
+
+
+def with_partial_at_a_silence() -> Shell:
+    """A silence has begun while a partial is with the model; its final is decoded ahead."""
+    shell = begin(PLAIN, EAGER)
     hear(shell, ("Anna", 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
-    [partial] = shell.decodes
-    hear(shell, (SILENCE, 120), settle=False)
-    while shell.detections:
-        shell.detect()
-    assert [c.job for c in shell.log if isinstance(c, Cancel)] == [partial.job]
+    hear(shell, ("the", 200), (SILENCE, 120), settle=False)
+    judge(shell)
+    assert not any(isinstance(c, Cancel) for c in shell.log)
     assert shell.session.take_partial(shell.now) is None
+    assert [decode.is_partial for decode in shell.decodes] == [True, False]
+    return shell
+
+
+def test_a_partial_with_the_model_at_a_silence_is_shown_before_the_final() -> None:
+    shell = with_partial_at_a_silence()
+    shell.decode(0)
+    shell.decode(0)
+    first, second = (c for c in shell.log if isinstance(c, Send) and isinstance(c.message, Partial))
+    assert [c.message.text for c in (first, second) if isinstance(c.message, Partial)] == ["annai", "annai thee"]
+    # Clocked from what the window before it did not cover.
+    assert (first.since or 0.0) < (second.since or 0.0)
+    hear(shell, (SILENCE, 800))
+    assert texts(shell) == ["annai thee"]
+
+
+def test_no_partial_is_wanted_beside_a_final_after_speech_has_gone_on() -> None:
+    shell = with_partial_at_a_silence()
+    hear(shell, ("the", 400), settle=False)
+    judge(shell)
+    assert not shell.wants_partial
+    shell.decode(1)
+    assert shell.wants_partial
+
+
+def test_a_partial_that_comes_later_than_the_final_is_not_wanted_any_more() -> None:
+    shell = with_partial_at_a_silence()
+    late = shell.decodes[0].job
+    shell.decode(1)
+    assert [c.job for c in shell.log if isinstance(c, Cancel)] == [late]
+    assert shell.decodes == []
+    hear(shell, (SILENCE, 800))
+    assert texts(shell) == ["annai thee"]
+
+
+def test_a_partial_still_with_the_model_at_the_endpoint_is_not_wanted_any_more() -> None:
+    shell = with_partial_at_a_silence()
+    late = shell.decodes[0].job
+    hear(shell, (SILENCE, 800), settle=False)
+    judge(shell)
+    assert [c.job for c in shell.log if isinstance(c, Cancel)] == [late]
+    shell.settle()
+    assert texts(shell) == ["annai thee"]
+
+
+def test_a_lost_partial_costs_the_final_beside_it_nothing() -> None:
+    shell = with_partial_at_a_silence()
+    assert shell.fail_partial()
+    hear(shell, (SILENCE, 800))
+    assert texts(shell) == ["annai thee"]
+    assert shell.sent(Error) == []
+
+
+def test_a_lost_final_takes_the_partial_beside_it_along() -> None:
+    shell = with_partial_at_a_silence()
+    late = shell.decodes[0].job
+    shell.fail_decode(1)
+    assert [c.job for c in shell.log if isinstance(c, Cancel)] == [late]
+    hear(shell, (SILENCE, 800))
+    assert texts(shell) == ["annai thee"]
+
+
+def test_a_second_silence_cancels_all_that_was_asked_for_at_the_first() -> None:
+    shell = with_partial_at_a_silence()
+    jobs = [decode.job for decode in shell.decodes]
+    hear(shell, ("the", 300), (SILENCE, 160), settle=False)
+    judge(shell)
+    assert [c.job for c in shell.log if isinstance(c, Cancel)] == jobs
+    assert len(shell.decodes) == 1
 
 
 def test_a_long_segment_is_shown_from_windows_that_stay_short() -> None:
@@ -311,14 +377,12 @@ def test_speech_without_words_gives_no_final_and_no_gap() -> None:
 def test_what_was_shown_and_not_said_is_taken_back() -> None:
     shell = begin(PLAIN, EAGER)
     hear(shell, (GHOST, 380), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     shell.decode()
     assert [p.text for p in shell.partials()] == ["ghosth"]
     hear(shell, (GHOST, 500), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     while shell.decodes:
         shell.decode()
     assert [(p.seq, p.text, p.stable) for p in shell.partials()][-1] == (0, "", 0)
@@ -340,8 +404,7 @@ def test_what_was_promised_and_not_said_is_taken_back_by_an_empty_final() -> Non
 def test_marks_alone_are_no_words() -> None:
     shell = begin()
     hear(shell, ("Anna", 400), (SILENCE, 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     [job] = [decode.job for decode in shell.decodes]
     shell.decodes.clear()
     found = world.decode(np.zeros(512, np.int16), "en")
@@ -357,8 +420,7 @@ def test_marks_alone_are_no_words() -> None:
 def test_a_final_that_cannot_be_decoded_is_told_and_the_session_goes_on() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.fail_decode(reason="no server")
     [error] = shell.sent(Error)
     assert isinstance(error, Error)
@@ -371,8 +433,7 @@ def test_a_final_that_cannot_be_decoded_is_told_and_the_session_goes_on() -> Non
 def test_an_early_decode_that_fails_is_tried_again_at_the_endpoint() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 160), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.fail_decode()
     hear(shell, (SILENCE, 700))
     assert texts(shell) == ["annai"]
@@ -382,12 +443,10 @@ def test_an_early_decode_that_fails_is_tried_again_at_the_endpoint() -> None:
 def test_a_final_lost_twice_is_told() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 160), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.fail_decode()
     hear(shell, (SILENCE, 700), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.fail_decode()
     assert len(shell.sent(Error)) == 1
     assert shell.finals() == []
@@ -397,8 +456,7 @@ def test_a_final_lost_twice_is_told() -> None:
 def test_a_lost_partial_is_followed_by_the_next() -> None:
     shell = begin(policy=EAGER)
     hear(shell, ("Anna", 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     assert shell.fail_partial()
     assert shell.partials() == shell.sent(Error) == []
@@ -409,8 +467,7 @@ def test_a_lost_partial_is_followed_by_the_next() -> None:
 def test_a_trim_that_fails_waits_for_new_speech() -> None:
     shell = begin(policy=replace(QUICK, max_segment_s=9.0))
     hear(shell, ("Anna", 900), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     assert len(shell.decodes[0].audio) > 0.8 * RATE, "what is new goes first"
     shell.decode()
@@ -419,8 +476,7 @@ def test_a_trim_that_fails_waits_for_new_speech() -> None:
     assert len(shell.decodes[0].audio) < 0.8 * RATE, "a window this long is trimmed in the time between"
     shell.fail_decode()
     hear(shell, ("Anna", 20), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert not shell.wants_partial
     hear(shell, ("Anna", 180))
     assert len(shell.partials()) > before
@@ -429,8 +485,7 @@ def test_a_trim_that_fails_waits_for_new_speech() -> None:
 def test_a_final_without_marks_where_punctuation_fails() -> None:
     shell = begin()
     hear(shell, ("Über", 400), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.decode()
     shell.punctuate(fails=True)
     shell.settle()
@@ -464,8 +519,7 @@ def test_answers_to_what_is_no_longer_wanted_are_ignored() -> None:
 def test_a_late_hypothesis_of_a_segment_does_not_reach_the_next() -> None:
     shell = begin()
     hear(shell, ("Anna", 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.take_partial()
     [partial] = shell.decodes
     hear(shell, (SILENCE, 800), ("the", 300))
@@ -537,8 +591,7 @@ def test_finalize_takes_a_last_syllable_along() -> None:
 def test_finalize_comes_after_the_finals_before_it() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 640), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     finalize(shell)
     assert shell.sent(Finalized) == []
     shell.settle()
@@ -598,8 +651,7 @@ def test_a_control_stored_behind_a_final_does_not_bring_the_segment_back() -> No
     # The final is being stored when the control's write follows it: that one must not name the older offset.
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     shell.decode()
     shell.do(shell.session.set_language("fr"))
     shell.apply_store()
@@ -655,8 +707,7 @@ def test_too_many_controls() -> None:
 def test_answers_that_wait_for_a_final_are_bounded() -> None:
     shell = begin(PLAIN)
     hear(shell, ("Anna", 400), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     for _ in range(MAX_MARKS):
         finalize(shell)
         while shell.detections:
@@ -744,12 +795,10 @@ def test_audio_is_not_wanted_while_voice_activity_is_behind() -> None:
 def test_audio_is_not_wanted_while_finals_are_behind() -> None:
     shell = begin(policy=replace(QUICK, max_backlog_s=1.0))
     hear(shell, ("Anna", 400), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert wants_audio(shell)
     hear(shell, ("Anna", 500), (SILENCE, 800), settle=False)
-    while shell.detections:
-        shell.detect()
+    judge(shell)
     assert not wants_audio(shell)
     shell.settle()
     assert wants_audio(shell)
