@@ -2,8 +2,10 @@
 
 A unit (word) is stable once two hypotheses in a row agree on it and on all before it: the local agreement policy of
 Liu et al., "Low-Latency Sequence-to-Sequence Speech Recognition and Translation by Partial Hypothesis Selection"
-(Interspeech 2020). Behind the stable units only those are shown that the model is sure of: the end of a window often
-cuts a word in two, and what a model makes of half a word is a flicker to the reader.
+(Interspeech 2020). Where a later hypothesis deviates from what is stable already, that stays as it is, and the two need
+only agree on what follows it: else one wrong word at the beginning would keep a whole segment back. Behind the stable
+units only those are shown that the model is sure of: the end of a window often cuts a word in two, and what a model
+makes of half a word is a flicker to the reader.
 """
 
 from __future__ import annotations
@@ -59,23 +61,32 @@ class StablePrefix:
             complete: its audio ends in silence, so that no word of it is cut in two.
         """
         new = self._units(hypothesis, whole)
-        agreed = _common(self._last, new)
+        begin, begin_last = self._end_of_stable(new), self._end_of_stable(self._last)
+        agreed = begin + _common(self._last[begin_last:], new[begin:])
+        sure = len(new) if complete else self._sure_end(hypothesis, words, new, begin)
+        before = self._agreed
+        self._agreed = _continue(before, new[:agreed], begin)
+        self._shown = _continue(before, new[: max(agreed, sure)], begin)
         self._last = new
-        if agreed > len(self._agreed) and new[: len(self._agreed)] == self._agreed:
-            self._agreed = new[:agreed]
-        shown = new if complete else new[: self._sure_end(hypothesis, words, new)]
-        self._shown = _continue(self._agreed, shown)
 
-    def _sure_end(self, hypothesis: str, words: NDArray[np.float32] | None, new: Sequence[str]) -> int:
-        """How many of the units `new` may be shown."""
+    def _end_of_stable(self, new: Sequence[str]) -> int:
+        """How many of the units `new` say what is stable, if in other words perhaps."""
+        known = len(self._agreed)
+        return known if list(new[:known]) == self._agreed else _aligned_end(self._agreed, new)
+
+    def _sure_end(self, hypothesis: str, words: NDArray[np.float32] | None, new: Sequence[str], begin: int) -> int:
+        """How many of the units `new` may be shown; what the model makes of the first `begin` is of no interest."""
         spoken = hypothesis.split()
         if words is None or len(words) != len(spoken):
             return max(0, len(new) - self._hold_back)
-        unsure = np.flatnonzero(words < self._sure)
-        if not len(unsure):
-            return len(new)
-        first = int(unsure[0])
-        return len(new) - sum(len(units(bare(word))) for word in spoken[first:])
+        at = end = len(new)
+        for word, confidence in zip(reversed(spoken), reversed(words.tolist()), strict=True):
+            at -= len(units(bare(word)))
+            if at < begin:
+                break
+            if confidence < self._sure:
+                end = at
+        return end
 
     def commit(self, hypothesis: str, *, whole: bool = True) -> None:
         """Takes the last hypothesis for a stretch of audio that later windows will not cover.
@@ -88,7 +99,7 @@ class StablePrefix:
         if covered < len(self._agreed):
             self._committed = self._agreed[:covered]
             return
-        self._shown = _continue(self._agreed, heard)
+        self._shown = _continue(self._agreed, heard, self._end_of_stable(heard))
         self._agreed = self._committed = self._last = self._shown
 
     def _units(self, hypothesis: str, whole: bool) -> list[str]:
@@ -101,27 +112,31 @@ class StablePrefix:
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
     count = 0
-    for a, b in zip(one, other, strict=False):
+    for a, b in zip(_spoken(one), _spoken(other), strict=False):
         if a != b:
             break
         count += 1
     return count
 
 
-def _continue(agreed: Sequence[str], new: Sequence[str]) -> list[str]:
-    """What `new` adds behind the stable units, where it may deviate from them."""
-    if list(new[: len(agreed)]) == list(agreed):
+def _spoken(some: Sequence[str]) -> list[str]:
+    """Units without the space that those behind the first carry."""
+    return [unit.lstrip() for unit in some]
+
+
+def _continue(stable: Sequence[str], new: Sequence[str], begin: int) -> list[str]:
+    """The stable units and behind them those of `new` from `begin` on."""
+    if list(new[:begin]) == list(stable):
         return list(new)
-    rest = "".join(new[_aligned_end(agreed, new) :])
-    kept = "".join(agreed)
-    return [*agreed, *units(join(kept, rest.lstrip()))[len(agreed) :]]
+    kept, rest = "".join(stable), "".join(new[begin:])
+    return [*stable, *units(join(kept, rest.lstrip()))[len(stable) :]]
 
 
 def _aligned_end(one: Sequence[str], other: Sequence[str]) -> int:
     """How many leading units of `other` say what `one` says: the cheapest alignment's, the longest of equals, since
     a word said twice is worse than one that waits for the final."""
     skip = max(0, min(len(one), len(other)) - MAX_ALIGNED)
-    ends = _alignment_costs(one[skip:], other[skip : len(one) + MAX_ALIGNED])
+    ends = _alignment_costs(_spoken(one[skip:]), _spoken(other[skip : len(one) + MAX_ALIGNED]))
     return skip + min(range(len(ends)), key=lambda end: (ends[end], -end))
 
 

@@ -121,7 +121,8 @@ async def supervised(triton: TritonProcess) -> AsyncIterator[None]:
         while not over.is_set():
             if await asyncio.to_thread(triton.wait_exit, 0.2):
                 await asyncio.to_thread(triton.stop)
-                await asyncio.to_thread(triton.start_ready)
+                with suppress(LauncherError):  # a fault struck it while it was starting: once more
+                    await asyncio.to_thread(triton.start_ready)
 
     keeper = asyncio.create_task(keep())
     try:

@@ -46,6 +46,26 @@ def test_a_deviating_hypothesis_only_adds_to_what_is_stable() -> None:
     assert shown(one) == ("one two three", "")
 
 
+def test_what_follows_a_deviation_becomes_stable_too() -> None:
+    one = prefix()
+    one.update("one too")
+    one.update("one too")
+    one.update("one two three")
+    assert shown(one) == ("one too", " three")
+    one.update("won two three four")
+    assert shown(one) == ("one too three", " four")
+    one.update("three four")
+    assert shown(one) == ("one too three four", "")
+
+
+def test_what_the_model_thinks_of_stable_words_holds_nothing_back() -> None:
+    one = prefix(hold_back=9)
+    one.update("one too", sure(0.9, 0.9))
+    one.update("one too", sure(0.9, 0.9))
+    one.update("one two three four five", sure(0.1, 0.1, 0.9, 0.2, 0.9))
+    assert shown(one) == ("one too", " three")
+
+
 def test_the_last_words_are_held_back_without_confidences() -> None:
     one = prefix(hold_back=2)
     one.update("one two three")
