@@ -119,7 +119,7 @@ class Row:
         self.ended = chosen[agreed] not in self.vocabulary.words
         if not self.ended:
             self.tokens.append(chosen[agreed])
-            self.draft.advance(0 if self._is_echo else agreed, chosen[agreed])
+            self.draft.advance(0 if self._is_echo else agreed, self.tokens)
         if self.vocabulary.stops_loops:
             self._stop_loop(before)
         self.done = self.ended or self.looped or len(self.tokens) >= self.limit

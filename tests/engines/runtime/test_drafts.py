@@ -32,21 +32,49 @@ def test_leaves_out_marks_and_ids_that_do_not_exist() -> None:
 
 def test_after_a_replaced_token_proposes_the_rest() -> None:
     draft = _draft(11, 12, 13, 14)
-    draft.advance(1, 99)
+    draft.advance(1, [11, 99])
     assert draft.proposal(10) == [13, 14]
 
 
 def test_after_a_dropped_token_goes_on_behind_the_one_that_was_chosen() -> None:
     draft = _draft(11, 12, 13, 14)
-    draft.advance(1, 13)
+    draft.advance(1, [11, 13])
     assert draft.proposal(10) == [14]
 
 
 def test_finds_its_way_back_after_an_inserted_token() -> None:
     draft = _draft(11, 12, 13, 14)
-    draft.advance(1, 99)
-    draft.advance(0, 12)
+    draft.advance(1, [11, 99])
+    draft.advance(0, [11, 99, 12])
     assert draft.proposal(10) == [13, 14]
+
+
+def test_finds_its_way_back_after_many_inserted_tokens() -> None:
+    draft = _draft(*range(11, 31))
+    decoded = [11, *range(90, 98)]
+    draft.advance(1, decoded[:2])
+    for count in range(3, len(decoded) + 1):
+        draft.advance(0, decoded[:count])
+    draft.advance(0, [*decoded, 12])
+    assert draft.proposal(2) == [13, 14]
+
+
+def test_a_token_far_away_that_is_there_twice_is_known_by_the_one_before_it() -> None:
+    draft = _draft(11, 12, *range(40, 60), 12, 13, 14)
+    draft.advance(20, [70])
+    draft.advance(0, [70, 12])
+    assert draft.proposal(3) == [13, 14]
+    draft.advance(0, [11, 12])
+    assert draft.proposal(1) == [40]
+
+
+def test_of_two_places_it_takes_the_one_that_more_of_what_was_decoded_fits() -> None:
+    draft = _draft(50, 12, 13, 60, 11, 12, 13, 70)
+    draft.advance(0, [11])
+    draft.advance(0, [11, 99])
+    draft.advance(0, [11, 99, 12])
+    draft.advance(0, [11, 12, 13])
+    assert draft.proposal(10) == [70]
 
 
 @given(
@@ -55,6 +83,9 @@ def test_finds_its_way_back_after_an_inserted_token() -> None:
 )
 def test_never_runs_out_of_its_tokens(tokens: list[int], moves: list[tuple[int, int]]) -> None:
     draft = Draft(tokens, range(3, 1000), GUESS)
+    decoded: list[int] = []
     for confirmed, correction in moves:
-        draft.advance(min(confirmed, len(draft.proposal(100))), correction)
+        accepted = draft.proposal(confirmed)
+        decoded += [*accepted, correction]
+        draft.advance(len(accepted), decoded)
         assert draft.proposal(100)
