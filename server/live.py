@@ -33,9 +33,10 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
+from server.session.controls import TooManyMarksError
 from server.session.messages import Done, Error, Partial, SpeechStarted
 from server.session.segment import Hypothesis
-from server.session.session import Session, TooManyMarksError
+from server.session.session import Session
 from session_store.base import (
     Final,
     PartialFeed,

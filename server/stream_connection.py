@@ -6,8 +6,8 @@ from server.connection import Connection
 from server.live import LiveSession
 from server.protocol import stream
 from server.protocol.close import CloseCode, Closing
+from server.session.controls import TooManyMarksError
 from server.session.messages import Error, Message
-from server.session.session import TooManyMarksError
 from server.session.settings import SessionSettings
 
 

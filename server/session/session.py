@@ -7,17 +7,14 @@ of any monotonic clock.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from operator import attrgetter
 from types import MappingProxyType
 
 import numpy as np
 
 from server.audio.codec import make_decoder
-from server.session import marks as marks_
 from server.session.arrivals import Arrivals
 from server.session.chain import Chain
 from server.session.commands import (
@@ -31,6 +28,7 @@ from server.session.commands import (
     Store,
     WantPartial,
 )
+from server.session.controls import MAX_MARKS, Controls, TooManyMarksError
 from server.session.marks import EndMark, Fence, FinalizeMark, GapMark, LanguageMark
 from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
@@ -43,14 +41,7 @@ from session_store.base import Final, SessionState
 MAX_TAIL = 200
 """Characters of the last final that are kept as context for the next one's punctuation."""
 
-MAX_MARKS = 64
-"""Control messages that may wait for their audio to be processed, and as many for their answer."""
-
 NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
-
-
-class TooManyMarksError(Exception):
-    """The client sends control messages faster than its audio is processed."""
 
 
 class Session:
@@ -79,7 +70,6 @@ class Session:
         self._state = state
         self._policy = policy
         self._policies = policies
-        self.settings = settings
         origin = max(state.acked, from_offset or 0)
         self._skip = max(0, state.acked - from_offset) if from_offset is not None else 0
         self._decoder = make_decoder(settings.encoding)
@@ -88,8 +78,7 @@ class Session:
         self._arrivals = Arrivals()
         self._open: Segment | None = None
         self._owed: deque[Promise] = deque()
-        self._fences: list[Fence] = []
-        self._marks: list[LanguageMark | FinalizeMark] = []
+        self._controls = Controls(settings, state.marks, origin)
         self._wants_partial = False
         self._numbers = 0
         self._jobs: dict[int, tuple[Segment, Job]] = {}
@@ -102,11 +91,13 @@ class Session:
         self.is_ending = False
         self._done: Done | None = None
         self._out: list[Command] = []
-        self._marks.extend(map(marks_.from_json, state.marks))
-        self._fences.extend(m for m in self._marks if isinstance(m, FinalizeMark) and m.offset > origin)
-        self._forget_marks(origin)
 
     # --- what the shell may ask
+
+    @property
+    def settings(self) -> SessionSettings:
+        """What holds at the acknowledged offset."""
+        return self._controls.settings
 
     @property
     def received(self) -> int:
@@ -245,15 +236,13 @@ class Session:
         if self.is_ending:
             return []
         if sum(isinstance(owed, OwedFinalized) for owed in self._owed) >= MAX_MARKS:
-            raise _too_many_marks()
+            raise TooManyMarksError
         mark = FinalizeMark(self.received - self._skip, identifier)
         if self._skip == 0:
-            # Said again on a new connection it is known, and answered once more if the answer was given already.
-            if mark not in self._marks:
-                self._add_mark(mark)
-            if mark not in self._fences or mark.id is None:
-                self._add_fence(mark, now)
-        elif mark not in self._fences:
+            if self._controls.finalize(mark):
+                self._store_state()
+            self._advance(now)
+        elif not self._controls.is_ahead(mark):
             # Said again with audio that was heard before: the segment ended there then, the answer was lost.
             self._owed.append(OwedFinalized(identifier, mark.offset))
             self._settle(now)
@@ -264,8 +253,8 @@ class Session:
         if self.is_ending or self._skip:
             # Said again with audio that was heard before: it has taken effect, and what came later too.
             return []
-        if language != self._settings_before(self.received + 1).language:
-            self._add_mark(LanguageMark(self.received, language))
+        if self._controls.set_language(LanguageMark(self.received, language)):
+            self._store_state()
         return self._take_out()
 
     def end(self, now: float) -> list[Command]:
@@ -273,7 +262,8 @@ class Session:
         if self.is_ending:
             return []
         self.is_ending = True
-        self._add_fence(EndMark(self.received), now)
+        self._controls.put_up(EndMark(self.received))
+        self._advance(now)
         return self._take_out()
 
     def reattach(self, from_offset: int, now: float) -> list[Command]:
@@ -286,7 +276,8 @@ class Session:
         if from_offset > self.received and not self.is_ending:
             gap = GapMark(self.received, from_offset)
             self._chain.skip_to(from_offset)
-            self._add_fence(gap, now)
+            self._controls.put_up(gap)
+            self._advance(now)
         if self._done is not None:
             self._send(self._done)
         return self._take_out()
@@ -294,13 +285,12 @@ class Session:
     def state(self) -> SessionState:
         """What a server must know to go on from where the newest final ends, stored or about to be."""
         acked = max(self._acked, self._kept)
-        kept = [mark for mark in self._marks if mark.offset > acked]
         return replace(
             self._state,
-            settings=self._settings_before(acked + 1).to_json(),
+            settings=self._controls.settings_before(acked + 1).to_json(),
             acked=acked,
             next_seq=self.next_seq,
-            marks=tuple(map(marks_.to_json, kept)),
+            marks=self._controls.to_json(acked),
         )
 
     # --- the chain
@@ -308,14 +298,15 @@ class Session:
     def _advance(self, now: float) -> None:
         """Moves audio on as far as voice activity and the next fence allow."""
         while True:
-            fence = self._fences[0] if self._fences else None
+            fence = self._controls.fence
             self._chain.feed(fence.offset if fence else None)
             request = self._chain.detect(everything=fence is not None)
             if request is not None:
                 self._out.append(request)
             if fence is None or self._chain.fed < fence.offset or self._chain.is_detecting:
                 return
-            self._pass(self._fences.pop(0), now)
+            self._controls.take_down()
+            self._pass(fence, now)
 
     def _pass(self, fence: Fence, now: float) -> None:
         """Everything before the fence has been judged: does what it asks for."""
@@ -359,7 +350,7 @@ class Session:
             segment.speech_arrival = None  # nobody stopped speaking: there is no end to measure from
 
     def _on_onset(self, event: Onset) -> None:
-        language = self._settings_before(self._chain.input_offset(event.heard)).language
+        language = self._controls.settings_before(self._chain.input_offset(event.heard)).language
         policy = self._policies.get(language, self._policy)
         self._segmenter.limit(policy.max_segment_s)
         self._open = Segment(
@@ -525,7 +516,7 @@ class Session:
         hypothesis = segment.final[1]
         said = bare(hypothesis.text)
         if said and segment.language == AUTO and hypothesis.language not in ("", AUTO):
-            self.settings = replace(self.settings, detected=hypothesis.language)
+            self._controls.detect(hypothesis.language)
         if not said and not self._retract(segment):
             self._ack(segment.restart)
             return True
@@ -563,11 +554,6 @@ class Session:
         self._kept = owed.segment.restart
         self._out.append(Store(owed.number, self.state(), final))
 
-    def _settings_before(self, offset: int) -> SessionSettings:
-        """The settings for speech that begins at the input offset before `offset`."""
-        languages = [m.language for m in self._marks if isinstance(m, LanguageMark) and m.offset < offset]
-        return self.settings.with_language(languages[-1]) if languages else self.settings
-
     def _head_final(self, stage: Stage, number: int) -> OwedFinal | None:
         owed = self._owed[0] if self._owed else None
         if isinstance(owed, OwedFinal) and owed.stage is stage and owed.number == number:
@@ -576,25 +562,13 @@ class Session:
 
     def _ack(self, offset: int) -> None:
         if offset > self._acked:
-            self._forget_marks(offset)
+            self._controls.forget(offset)
             self._acked = offset
             self._send(Ack(offset))
 
-    def _forget_marks(self, acked: int) -> None:
-        self.settings = self._settings_before(acked + 1)
-        self._marks = [mark for mark in self._marks if mark.offset > acked]
-
-    # --- control
-
-    def _add_mark(self, mark: LanguageMark | FinalizeMark) -> None:
-        if max(len(self._marks), len(self._fences)) >= MAX_MARKS:
-            raise _too_many_marks()
-        insort(self._marks, mark, key=attrgetter("offset"))
+    def _store_state(self) -> None:
+        """Has the state stored, as there is a mark in it that must not be lost."""
         self._out.append(Store(self._number(), self.state(), None))
-
-    def _add_fence(self, fence: Fence, now: float) -> None:
-        insort(self._fences, fence, key=attrgetter("offset"))
-        self._advance(now)
 
     def _send(self, message: object, since: float | None = None) -> None:
         self._out.append(Send(message, since))  # type: ignore[arg-type]
@@ -602,7 +576,3 @@ class Session:
     def _take_out(self) -> list[Command]:
         out, self._out = self._out, []
         return out
-
-
-def _too_many_marks() -> TooManyMarksError:
-    return TooManyMarksError(f"more than {MAX_MARKS} control messages wait for their audio: send fewer")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from server.session.commands import Cancel, Decode, DropPartial, Finish, Punctuate, Send, Store, WantPartial
+from server.session.controls import MAX_MARKS, TooManyMarksError
 from server.session.marks import FinalizeMark, LanguageMark, to_json
 from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
-from server.session.session import MAX_MARKS, MAX_TAIL, Session, TooManyMarksError
+from server.session.session import MAX_TAIL, Session
 from server.session.settings import Policy, SessionSettings
 from session_store.base import Final
 
