@@ -8,8 +8,9 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from server.session.commands import NO_TOKENS, Decode
+from server.session.commands import NO_TOKENS
 from server.session.hypothesis import StablePrefix
+from server.session.messages import Partial
 from server.session.settings import RATE, VAD_WINDOW, Policy
 from server.session.text import bare
 
@@ -101,8 +102,6 @@ class Segment:
         self._spoke_again = False
         self.heard_language = ""
         """The language that the newest hypothesis is in."""
-        self.waiting: Decode | None = None
-        """The final's decode, while its language is not known yet."""
         self._tokens: NDArray[np.int32] = NO_TOKENS
         self._committed_tokens: NDArray[np.int32] = NO_TOKENS
 
@@ -130,6 +129,18 @@ class Segment:
         first = self.covered == self.speech
         hop = self._policy.first_hop_windows if first else self._policy.hop_windows
         return detected - self.covered >= hop * VAD_WINDOW
+
+    def partial(self, seq: int, end_s: float) -> Partial | None:
+        """What is to be shown of the audio up to the session time `end_s`; None if that is shown already."""
+        text = self.prefix.text
+        if text == self.shown:
+            return None
+        self.shown, self.promised = text, self.prefix.stable
+        return Partial(text, self.text_language, seq, self.start_s, end_s, self.prefix.stable)
+
+    def retraction(self, seq: int) -> Partial | None:
+        """Takes back what was shown of a segment in which nothing was said after all; None if nothing was."""
+        return Partial("", self.text_language, seq, self.start_s, self.end_s, 0) if self.shown else None
 
     def draft(self, start: int) -> NDArray[np.int32]:
         """The tokens to expect in a window that begins at `start`."""

@@ -7,9 +7,7 @@ of any monotonic clock.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -17,29 +15,15 @@ import numpy as np
 from server.audio.codec import make_decoder
 from server.session.arrivals import Arrivals
 from server.session.chain import Chain
-from server.session.commands import (
-    Cancel,
-    Command,
-    Decode,
-    DropPartial,
-    Finish,
-    Punctuate,
-    Send,
-    Store,
-    WantPartial,
-)
+from server.session.commands import Cancel, Command, Decode, DropPartial, Send, WantPartial
 from server.session.controls import MAX_MARKS, Controls, TooManyMarksError
 from server.session.marks import EndMark, Fence, FinalizeMark, GapMark, LanguageMark
-from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
-from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Stage
+from server.session.messages import Error, Message, SpeechEnded, SpeechStarted
+from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Promises
 from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
 from server.session.segmenter import Endpoint, Idle, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
 from server.session.settings import AUTO, RATE, Policy, SessionSettings
-from server.session.text import bare, unmarked
-from session_store.base import Final, SessionState
-
-MAX_TAIL = 200
-"""Characters of the last final that are kept as context for the next one's punctuation."""
+from session_store.base import SessionState
 
 NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
 
@@ -67,7 +51,6 @@ class Session:
         `from_offset` is the offset of the first sample that will come; beyond `state.acked` the audio between is
         a gap.
         """
-        self._state = state
         self._policy = policy
         self._policies = policies
         origin = max(state.acked, from_offset or 0)
@@ -77,20 +60,15 @@ class Session:
         self._segmenter = Segmenter(policy, settings.endpoint_silence_ms)
         self._arrivals = Arrivals()
         self._open: Segment | None = None
-        self._owed: deque[Promise] = deque()
         self._controls = Controls(settings, state.marks, origin)
         self._wants_partial = False
         self._numbers = 0
         self._jobs: dict[int, tuple[Segment, Job]] = {}
-        self._acked = origin
         self._heard = origin
         """Input offset of the end of the newest window that was answered while its segment was open."""
-        self._kept = origin
-        """The acknowledgement that the newest `Store` asked to be kept: `next_seq` and the tail belong to it."""
-        self.next_seq = state.next_seq
         self.is_ending = False
-        self._done: Done | None = None
         self._out: list[Command] = []
+        self._promises = Promises(state, origin, self._controls, self._out)
 
     # --- what the shell may ask
 
@@ -98,6 +76,11 @@ class Session:
     def settings(self) -> SessionSettings:
         """What holds at the acknowledged offset."""
         return self._controls.settings
+
+    @property
+    def next_seq(self) -> int:
+        """The seq of the next final that is to be stored."""
+        return self._promises.next_seq
 
     @property
     def received(self) -> int:
@@ -115,7 +98,7 @@ class Session:
         ahead = self._chain.received - self._chain.input_offset(self._chain.detected)
         if ahead > self._policy.max_ahead_s * self.settings.sample_rate:
             return False
-        return sum(owed.audio_s for owed in self._owed if isinstance(owed, OwedFinal)) < self._policy.max_backlog_s
+        return self._promises.backlog_s < self._policy.max_backlog_s
 
     @property
     def language(self) -> str:
@@ -125,7 +108,7 @@ class Session:
     @property
     def owes(self) -> bool:
         """A final or another promise is due."""
-        return bool(self._owed)
+        return self._promises.owes
 
     # --- events
 
@@ -164,7 +147,7 @@ class Session:
         """The newest window for the partial that was wanted; None if nothing is to be decoded any more."""
         self._wants_partial = False
         segment = self._open
-        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._open_seq is None:
+        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._promises.open_seq is None:
             return None
         end = self._chain.audio_end
         kind = Kind.PARTIAL
@@ -211,41 +194,29 @@ class Session:
 
     def punctuated(self, number: int, text: str | None, now: float) -> list[Command]:
         """Takes the answer to a `Punctuate`; None if it failed, which costs the final its marks."""
-        owed = self._head_final(Stage.PUNCTUATING, number)
-        if owed is None or owed.final is None:
-            return []
-        if text is None:
-            self._store(owed, replace(owed.final, text=unmarked(owed.final.text)))
-        else:
-            self._store(owed, replace(owed.final, text=text, punctuated=True))
+        self._promises.punctuated(number, text)
         return self._take_out()
 
     def stored(self, ticket: int, now: float) -> list[Command]:
         """Takes the news that a `Store` is safe."""
-        owed = self._head_final(Stage.STORING, ticket)
-        if owed is None or owed.final is None:
-            return []
-        self._owed.popleft()
-        self._send(owed.final, since=owed.segment.speech_arrival)
-        self._ack(owed.segment.restart)
-        self._settle(now)
+        if self._promises.stored(ticket):
+            self._settle(now)
         return self._take_out()
 
     def finalize(self, identifier: str | None, now: float) -> list[Command]:
         """Ends the open segment after the audio received so far. After `end` it is ignored."""
         if self.is_ending:
             return []
-        if sum(isinstance(owed, OwedFinalized) for owed in self._owed) >= MAX_MARKS:
+        if self._promises.answers >= MAX_MARKS:
             raise TooManyMarksError
         mark = FinalizeMark(self.received - self._skip, identifier)
         if self._skip == 0:
             if self._controls.finalize(mark):
-                self._store_state()
+                self._promises.store_state()
             self._advance(now)
         elif not self._controls.is_ahead(mark):
             # Said again with audio that was heard before: the segment ended there then, the answer was lost.
-            self._owed.append(OwedFinalized(identifier, mark.offset))
-            self._settle(now)
+            self._owe(OwedFinalized(identifier, mark.offset), now)
         return self._take_out()
 
     def set_language(self, language: str) -> list[Command]:
@@ -254,7 +225,7 @@ class Session:
             # Said again with audio that was heard before: it has taken effect, and what came later too.
             return []
         if self._controls.set_language(LanguageMark(self.received, language)):
-            self._store_state()
+            self._promises.store_state()
         return self._take_out()
 
     def end(self, now: float) -> list[Command]:
@@ -278,20 +249,13 @@ class Session:
             self._chain.skip_to(from_offset)
             self._controls.put_up(gap)
             self._advance(now)
-        if self._done is not None:
-            self._send(self._done)
+        if self._promises.done is not None:
+            self._send(self._promises.done)
         return self._take_out()
 
     def state(self) -> SessionState:
         """What a server must know to go on from where the newest final ends, stored or about to be."""
-        acked = max(self._acked, self._kept)
-        return replace(
-            self._state,
-            settings=self._controls.settings_before(acked + 1).to_json(),
-            acked=acked,
-            next_seq=self.next_seq,
-            marks=self._controls.to_json(acked),
-        )
+        return self._promises.state()
 
     # --- the chain
 
@@ -320,19 +284,22 @@ class Session:
             end = self._chain.audio_end if quiet_end is None else quiet_end
             self._close(end, min(self._segmenter.speech_end, end), self._chain.fed, now)
         if isinstance(fence, FinalizeMark):
-            self._owed.append(OwedFinalized(fence.id, fence.offset))
+            self._owe(OwedFinalized(fence.id, fence.offset), now)
         elif isinstance(fence, GapMark):
-            self._restart(fence.end, acknowledge=True, now=now)
+            self._restart(fence.end)
+            self._owe(OwedAck(fence.end), now)
         else:
-            self._owed.extend((OwedAck(fence.offset), OwedDone(fence.offset)))
-        self._settle(now)
+            self._owe(OwedAck(fence.offset), now)
+            self._owe(OwedDone(fence.offset, self.audio_seconds), now)
 
     def _on_speech(self, event: SegmenterEvent, now: float) -> None:
         if isinstance(event, Onset):
             self._on_onset(event)
             return
         if isinstance(event, Idle):
-            self._restart(self._chain.input_offset(event.at), acknowledge=True, now=now)
+            at = self._chain.input_offset(event.at)
+            self._restart(at)
+            self._owe(OwedAck(at), now)
             return
         segment = self._open
         assert segment is not None
@@ -385,23 +352,20 @@ class Session:
         coming = segment.job is not None and segment.job.kind is Kind.FINAL and segment.job.end == end
         self._drop_wish()
         self._drop_jobs(segment, but=segment.job if coming else None)
+        owed = OwedFinal(segment, (end - segment.start) / RATE)
         if not ready and not coming:
             segment.final = None
             decode = self._decode(segment, Kind.FINAL, segment.start, end)
             if self._knows_language(segment, end):
                 self._out.append(decode)
             else:
-                segment.waiting = decode
-        self._owed.append(OwedFinal(segment, (end - segment.start) / RATE))
-        self._restart(restart, acknowledge=False, now=now)
-        self._settle(now)
+                owed.waiting = decode
+        self._restart(restart)
+        self._owe(owed, now)
 
-    def _restart(self, at: int, *, acknowledge: bool, now: float) -> None:
+    def _restart(self, at: int) -> None:
         self._chain.restart(at)
         self._segmenter = Segmenter(self._policy, self.settings.endpoint_silence_ms)
-        if acknowledge:
-            self._owed.append(OwedAck(at))
-            self._settle(now)
 
     # --- decoding
 
@@ -433,7 +397,7 @@ class Session:
         """Whether the language of a final that ends at `end` hangs on no final that is still to come."""
         if segment.language != AUTO or self._is_telling(segment, end):
             return True
-        return not any(isinstance(owed, OwedFinal) for owed in self._owed)
+        return not self._promises.owes_final
 
     def _drop_wish(self) -> None:
         if self._wants_partial:
@@ -449,7 +413,7 @@ class Session:
         segment = self._open
         if segment is None or self._wants_partial or not self.settings.partials or self._segmenter.is_quiet:
             return
-        if segment.is_due(self._chain.detected) and self._open_seq is not None:
+        if segment.is_due(self._chain.detected) and self._promises.open_seq is not None:
             self._wants_partial = True
             self._out.append(WantPartial(self._arrival(segment.covered, now)))
 
@@ -460,119 +424,29 @@ class Session:
 
     def _send_partial(self, segment: Segment, job: Job, covered: int, now: float) -> None:
         """Sends what is new; `covered` is where the audio begins that no window before this one's covered."""
-        text, seq = segment.prefix.text, self._open_seq
-        if text == segment.shown or not self.settings.partials or seq is None:
+        seq = self._promises.open_seq
+        if seq is None or not self.settings.partials:
             return
-        segment.shown, segment.promised = text, segment.prefix.stable
-        end = self._chain.seconds(job.end)
-        partial = Partial(text, segment.text_language, seq, segment.start_s, end, segment.prefix.stable)
-        self._send(partial, since=self._arrival(covered, now))
+        partial = segment.partial(seq, self._chain.seconds(job.end))
+        if partial is not None:
+            self._send(partial, since=self._arrival(covered, now))
 
     # --- promises
 
-    @property
-    def _open_seq(self) -> int | None:
-        """The seq of the open segment's final; None while that hangs on whether one that is owed says anything.
-
-        So partials go on while a final before them is punctuated or waits for a store that is away.
-        """
-        ahead = [owed for owed in self._owed if isinstance(owed, OwedFinal) and owed.stage is not Stage.STORING]
-        if any(owed.will_come is None for owed in ahead):
-            return None
-        return self.next_seq + sum(owed.will_come is True for owed in ahead)
+    def _owe(self, promise: Promise, now: float) -> None:
+        self._promises.owe(promise)
+        self._settle(now)
 
     def _settle(self, now: float) -> None:
-        """Carries out what is owed, as far as the oldest promise allows."""
-        while self._owed:
-            owed = self._owed[0]
-            if isinstance(owed, OwedFinal):
-                self._decode_waiting(owed.segment)
-                if owed.stage is not Stage.DECODING or not owed.segment.is_decoded:
-                    return
-                if not self._begin_final(owed):
-                    return
-            elif isinstance(owed, OwedAck):
-                self._ack(owed.audio_offset)
-            elif isinstance(owed, OwedFinalized):
-                self._send(Finalized(owed.id, owed.audio_offset))
-            else:
-                self._done = Done(owed.audio_offset, self.next_seq, self.audio_seconds)
-                self._send(self._done)
-                self._out.append(Finish(self.audio_seconds))
-            self._owed.popleft()
-        self._want_partial(now)
+        """Keeps the promises that can be kept; partials that hung on a final may be wanted then."""
+        self._promises.settle()
+        if not self.owes:
+            self._want_partial(now)
 
-    def _decode_waiting(self, segment: Segment) -> None:
-        """Decodes what had to wait for the language that the segment before it was found to be in."""
-        if segment.waiting is not None:
-            language = self._decode_language(segment, Kind.FINAL, segment.start)
-            self._out.append(replace(segment.waiting, language=language))
-            segment.waiting = None
-
-    def _begin_final(self, owed: OwedFinal) -> bool:
-        """Starts on the final of the oldest closed segment; true if there is none, as nothing was said."""
-        segment = owed.segment
-        assert segment.final is not None
-        hypothesis = segment.final[1]
-        said = bare(hypothesis.text)
-        if said and segment.language == AUTO and hypothesis.language not in ("", AUTO):
-            self._controls.detect(hypothesis.language)
-        if not said and not self._retract(segment):
-            self._ack(segment.restart)
-            return True
-        owed.final = Final(
-            seq=self.next_seq,
-            text=hypothesis.text,
-            start=round(segment.start_s, 3),
-            end=round(segment.end_s, 3),
-            language=hypothesis.language or segment.language,
-            confidence=hypothesis.confidence,
-            punctuated=False,
-        )
-        if not self.settings.punctuate or not said:
-            self._store(owed, replace(owed.final, text=said))
-            return False
-        owed.stage, owed.number = Stage.PUNCTUATING, self._number()
-        self._out.append(Punctuate(owed.number, hypothesis.text, self._state.tail, owed.final.language))
-        return False
-
-    def _retract(self, segment: Segment) -> bool:
-        """Takes back partials of a segment in which nothing was said after all. True where that cannot be done,
-        since some of them was promised as stable: then an empty final says so."""
-        if segment.promised:
-            return True
-        if segment.shown:
-            language = segment.text_language or segment.language
-            self._send(Partial("", language, self.next_seq, segment.start_s, segment.end_s, 0))
-        return False
-
-    def _store(self, owed: OwedFinal, final: Final) -> None:
-        owed.final, owed.stage, owed.number = final, Stage.STORING, self._number()
-        tail = f"{self._state.tail} {final.text}".strip()[-MAX_TAIL:]
-        self._state = replace(self._state, tail=tail)
-        self.next_seq += 1
-        self._kept = owed.segment.restart
-        self._out.append(Store(owed.number, self.state(), final))
-
-    def _head_final(self, stage: Stage, number: int) -> OwedFinal | None:
-        owed = self._owed[0] if self._owed else None
-        if isinstance(owed, OwedFinal) and owed.stage is stage and owed.number == number:
-            return owed
-        return None
-
-    def _ack(self, offset: int) -> None:
-        if offset > self._acked:
-            self._controls.forget(offset)
-            self._acked = offset
-            self._send(Ack(offset))
-
-    def _store_state(self) -> None:
-        """Has the state stored, as there is a mark in it that must not be lost."""
-        self._out.append(Store(self._number(), self.state(), None))
-
-    def _send(self, message: object, since: float | None = None) -> None:
-        self._out.append(Send(message, since))  # type: ignore[arg-type]
+    def _send(self, message: Message, since: float | None = None) -> None:
+        self._out.append(Send(message, since))
 
     def _take_out(self) -> list[Command]:
-        out, self._out = self._out, []
+        out = self._out.copy()
+        self._out.clear()
         return out

@@ -12,7 +12,8 @@ from server.session.commands import Cancel, Decode, DropPartial, Finish, Punctua
 from server.session.controls import MAX_MARKS, TooManyMarksError
 from server.session.marks import FinalizeMark, LanguageMark, to_json
 from server.session.messages import Ack, Done, Error, Finalized, Partial, SpeechEnded, SpeechStarted
-from server.session.session import MAX_TAIL, Session
+from server.session.promises import MAX_TAIL
+from server.session.session import Session
 from server.session.settings import Policy, SessionSettings
 from session_store.base import Final
 
