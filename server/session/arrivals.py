@@ -15,6 +15,7 @@ class Arrivals:
     def __init__(self) -> None:
         self._ends: deque[int] = deque(maxlen=MAX_ENTRIES)
         self._times: deque[float] = deque(maxlen=MAX_ENTRIES)
+        self._covered = 0
 
     def add(self, end: int, now: float) -> None:
         """Notes that the samples up to offset `end` are here."""
@@ -25,3 +26,12 @@ class Arrivals:
         """When the sample at `offset` arrived; `default` where nothing is known of it."""
         position = bisect_right(self._ends, offset)
         return self._times[position] if position < len(self._times) else default
+
+    def cover(self, offset: int) -> None:
+        """Notes that an answered window of the open segment reached up to `offset`."""
+        self._covered = offset
+
+    def of_news(self, offset: int, default: float) -> float:
+        """When the sample at `offset` arrived, or the first one after it that no window has covered: what follows a
+        cut in the midst of speech was in the windows before it."""
+        return self.at(max(offset, self._covered), default)

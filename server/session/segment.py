@@ -83,6 +83,8 @@ class Segment:
         self.base = start
         self.covered = speech
         """End of the audio that the newest answered window covers."""
+        self.news_from = speech
+        """Where the audio begins that this window was the first to cover."""
         self.prefix = StablePrefix(policy.sure_confidence, policy.hold_back_words)
         self.job: Job | None = None
         self.beside: Job | None = None
@@ -176,7 +178,7 @@ class Segment:
         self._forget(job)
         self.heard_language = hypothesis.language
         if job.kind is not Kind.COMMIT:
-            self.covered = job.end
+            self.news_from, self.covered = self.covered, job.end
         if job.kind is Kind.FINAL:
             self.final = (job.end, hypothesis)
             self.prefix.update(hypothesis.text, hypothesis.words, whole=True, complete=True)

@@ -3,6 +3,9 @@
 Audio, probabilities, hypotheses and control messages come in as method calls; each returns the commands that the
 shell has to carry out. Nothing here waits, reads a clock or knows what a socket is: time comes as `now`, in seconds
 of any monotonic clock.
+
+Here is told what follows from what. `Chain` and `Segmenter` make segments of the audio, `Controls` holds what the
+client has said about it, `Decoding` has the windows decoded, and `Promises` brings out what is owed in its order.
 """
 
 from __future__ import annotations
@@ -15,14 +18,15 @@ import numpy as np
 from server.audio.codec import make_decoder
 from server.session.arrivals import Arrivals
 from server.session.chain import Chain
-from server.session.commands import Cancel, Command, Decode, DropPartial, Send, WantPartial
+from server.session.commands import Command, Decode, Send
 from server.session.controls import MAX_MARKS, Controls, TooManyMarksError
+from server.session.decoding import Decoding
 from server.session.marks import EndMark, Fence, FinalizeMark, GapMark, LanguageMark
 from server.session.messages import Error, Message, SpeechEnded, SpeechStarted
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Promises
-from server.session.segment import Hypothesis, Job, Kind, Segment, quietest
+from server.session.segment import Hypothesis, Segment, quietest
 from server.session.segmenter import Endpoint, Idle, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
-from server.session.settings import AUTO, RATE, Policy, SessionSettings
+from server.session.settings import RATE, Policy, SessionSettings
 from session_store.base import SessionState
 
 NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
@@ -55,20 +59,17 @@ class Session:
         self._policies = policies
         origin = max(state.acked, from_offset or 0)
         self._skip = max(0, state.acked - from_offset) if from_offset is not None else 0
+        """Samples that are to come and were heard before."""
+        self._out: list[Command] = []
         self._decoder = make_decoder(settings.encoding)
         self._chain = Chain(settings.sample_rate, origin, policy.vad_group)
-        self._segmenter = Segmenter(policy, settings.endpoint_silence_ms)
         self._arrivals = Arrivals()
+        self._segmenter = Segmenter(policy, settings.endpoint_silence_ms)
         self._open: Segment | None = None
         self._controls = Controls(settings, state.marks, origin)
-        self._wants_partial = False
-        self._numbers = 0
-        self._jobs: dict[int, tuple[Segment, Job]] = {}
-        self._heard = origin
-        """Input offset of the end of the newest window that was answered while its segment was open."""
-        self.is_ending = False
-        self._out: list[Command] = []
+        self._decoding = Decoding(self._chain, self._arrivals, self._controls, policy.detect_s, self._out)
         self._promises = Promises(state, origin, self._controls, self._out)
+        self.is_ending = False
 
     # --- what the shell may ask
 
@@ -145,31 +146,16 @@ class Session:
 
     def take_partial(self, now: float) -> Decode | None:
         """The newest window for the partial that was wanted; None if nothing is to be decoded any more."""
-        self._wants_partial = False
-        segment = self._open
-        if segment is None or segment.job is not None or self._segmenter.is_quiet or self._promises.open_seq is None:
-            return None
-        end = self._chain.audio_end
-        kind = Kind.PARTIAL
-        trim = segment.trim_range(self._chain.detected)
-        if trim is not None:
-            end = trim[0] + quietest(self._chain.audio(*trim))
-            kind = Kind.COMMIT
-        return self._decode(segment, kind, segment.base, end)
+        return self._decoding.take_partial(self._shown_segment)
 
     def hypothesis(self, job: int, hypothesis: Hypothesis, now: float) -> list[Command]:
         """Takes the answer to a `Decode`."""
-        segment, decode = self._jobs.pop(job, (None, None))
-        if segment is None or decode is None:
+        taken = self._decoding.take(job, hypothesis)
+        if taken is None:
             return []
-        covered = segment.covered
-        segment.take(decode, hypothesis)
-        if decode.kind is Kind.FINAL:
-            self._drop_jobs(segment)  # the partial beside it came too late
+        segment, decode = taken
         if segment is self._open:
-            if decode.kind is not Kind.COMMIT:
-                self._send_partial(segment, decode, covered, now)
-                self._heard = self._chain.input_offset(decode.end)
+            self._decoding.show(segment, decode, self._promises.open_seq, now)
             self._want_partial(now)
         else:
             self._settle(now)
@@ -178,12 +164,10 @@ class Session:
     def decode_failed(self, job: int, reason: str, now: float) -> list[Command]:
         """Takes the news that a `Decode` cannot be had, ever. A lost partial is replaced by the next one; a lost
         final is told to the client."""
-        segment, decode = self._jobs.pop(job, (None, None))
-        if segment is None or decode is None:
+        lost = self._decoding.lose(job)
+        if lost is None:
             return []
-        segment.lose(decode, self._chain.detected)
-        if decode.kind is Kind.FINAL:
-            self._drop_jobs(segment)
+        segment, decode = lost
         # What was decoded ahead of the endpoint is tried once more when the endpoint comes.
         if segment is not self._open:
             segment.final = (decode.end, NOTHING)
@@ -304,7 +288,7 @@ class Session:
         segment = self._open
         assert segment is not None
         if isinstance(event, Quiet):
-            self._on_quiet(segment, event)
+            self._decoding.foresee(segment, event.end, is_first=not self._promises.owes_final)
         elif isinstance(event, Resumed):
             segment.resume()
         elif isinstance(event, Endpoint):
@@ -329,16 +313,6 @@ class Session:
         )
         self._send(SpeechStarted(self._chain.seconds(event.speech)))
 
-    def _on_quiet(self, segment: Segment, event: Quiet) -> None:
-        """Decodes the segment as if it ended here: when the endpoint is confirmed, its final is ready. A partial that
-        is with the model already comes before it."""
-        self._drop_wish()
-        is_partial = segment.job is not None and segment.job.kind is Kind.PARTIAL
-        self._drop_jobs(segment, but=segment.job if is_partial else None)
-        segment.quiet()
-        if self._knows_language(segment, event.end):
-            self._out.append(self._decode(segment, Kind.FINAL, segment.start, event.end))
-
     def _close(self, end: int, speech_end: int, restart: int, now: float) -> None:
         """Ends the open segment at `end` and starts the chain afresh at the input offset `restart`."""
         segment = self._open
@@ -348,88 +322,27 @@ class Session:
         segment.end_s = self._chain.seconds(min(speech_end, end))
         segment.speech_arrival = self._arrivals.at(self._chain.input_offset(speech_end) - 1, now)
         self._send(SpeechEnded(segment.end_s))
-        ready = segment.final is not None and segment.final[0] == end
-        coming = segment.job is not None and segment.job.kind is Kind.FINAL and segment.job.end == end
-        self._drop_wish()
-        self._drop_jobs(segment, but=segment.job if coming else None)
-        owed = OwedFinal(segment, (end - segment.start) / RATE)
-        if not ready and not coming:
-            segment.final = None
-            decode = self._decode(segment, Kind.FINAL, segment.start, end)
-            if self._knows_language(segment, end):
-                self._out.append(decode)
-            else:
-                owed.waiting = decode
+        waiting = self._decoding.close(segment, end, is_first=not self._promises.owes_final)
         self._restart(restart)
-        self._owe(owed, now)
+        self._owe(OwedFinal(segment, (end - segment.start) / RATE, waiting), now)
 
     def _restart(self, at: int) -> None:
         self._chain.restart(at)
         self._segmenter = Segmenter(self._policy, self.settings.endpoint_silence_ms)
 
-    # --- decoding
+    # --- partials
 
-    def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
-
-    def _decode(self, segment: Segment, kind: Kind, start: int, end: int) -> Decode:
-        job = Job(self._number(), kind, start, end)
-        segment.ask(job)
-        self._jobs[job.number] = (segment, job)
-        language = self._decode_language(segment, kind, end)
-        is_partial = kind is not Kind.FINAL
-        return Decode(job.number, self._chain.audio(start, end), language, segment.draft(start), is_partial)
-
-    def _decode_language(self, segment: Segment, kind: Kind, end: int) -> str:
-        """In an auto session a final that is long enough may change the language; everything else goes by what is
-        known, since a model takes the language of a word or two for any other."""
-        if segment.language != AUTO or (kind is Kind.FINAL and self._is_telling(segment, end)):
-            return segment.language
-        # What a partial found hangs on when it was decoded, and no final may.
-        heard = "" if kind is Kind.FINAL else segment.heard_language
-        return self.settings.detected or heard or AUTO
-
-    def _is_telling(self, segment: Segment, end: int) -> bool:
-        return end - segment.start >= self._policy.detect_s * RATE
-
-    def _knows_language(self, segment: Segment, end: int) -> bool:
-        """Whether the language of a final that ends at `end` hangs on no final that is still to come."""
-        if segment.language != AUTO or self._is_telling(segment, end):
-            return True
-        return not self._promises.owes_final
-
-    def _drop_wish(self) -> None:
-        if self._wants_partial:
-            self._wants_partial = False
-            self._out.append(DropPartial())
-
-    def _drop_jobs(self, segment: Segment, but: Job | None = None) -> None:
-        for job in segment.withdraw(but):
-            del self._jobs[job.number]
-            self._out.append(Cancel(job.number))
+    @property
+    def _shown_segment(self) -> Segment | None:
+        """The open segment, where partials of it can be had: not in its silences, nor before its seq is known."""
+        if self._open is None or self._segmenter.is_quiet or self._promises.open_seq is None:
+            return None
+        return self._open
 
     def _want_partial(self, now: float) -> None:
-        segment = self._open
-        if segment is None or self._wants_partial or not self.settings.partials or self._segmenter.is_quiet:
-            return
-        if segment.is_due(self._chain.detected) and self._promises.open_seq is not None:
-            self._wants_partial = True
-            self._out.append(WantPartial(self._arrival(segment.covered, now)))
-
-    def _arrival(self, position: int, now: float) -> float:
-        """When the sample at a position arrived, or the first one after it that no window has covered: what follows a
-        cut in the midst of speech was in the windows before it."""
-        return self._arrivals.at(max(self._chain.input_offset(position), self._heard), now)
-
-    def _send_partial(self, segment: Segment, job: Job, covered: int, now: float) -> None:
-        """Sends what is new; `covered` is where the audio begins that no window before this one's covered."""
-        seq = self._promises.open_seq
-        if seq is None or not self.settings.partials:
-            return
-        partial = segment.partial(seq, self._chain.seconds(job.end))
-        if partial is not None:
-            self._send(partial, since=self._arrival(covered, now))
+        segment = self._shown_segment
+        if segment is not None:
+            self._decoding.want_partial(segment, now)
 
     # --- promises
 
@@ -443,8 +356,8 @@ class Session:
         if not self.owes:
             self._want_partial(now)
 
-    def _send(self, message: Message, since: float | None = None) -> None:
-        self._out.append(Send(message, since))
+    def _send(self, message: Message) -> None:
+        self._out.append(Send(message))
 
     def _take_out(self) -> list[Command]:
         out = self._out.copy()
