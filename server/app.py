@@ -15,8 +15,8 @@ from server.gateway import Gateway, watch_loop
 from server.inference.observer import MetricsObserver
 from server.inference.service import Inference
 from server.inference.settings import InferenceSettings, ModelRoute
-from server.live import Parts
 from server.metrics import Metrics
+from server.parts import Parts
 from server.protocol.close import CloseCode
 from server.registry import TOUCHES_PER_WINDOW, Registry
 from server.session.messages import Error

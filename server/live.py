@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
 
 from server import tracing
-from server.audio.vad import Result, VadOverloadedError, VadService, VadState
-from server.inference.service import Inference
-from server.metrics import Metrics
+from server.audio.vad import Result, VadOverloadedError, VadState
+from server.keeping import Keeper
 from server.outbox import Outbox, Outgoing
+from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.session.commands import (
     Cancel,
@@ -37,37 +35,11 @@ from server.session.controls import TooManyMarksError
 from server.session.messages import Done, Error, Partial, SpeechStarted
 from server.session.segment import Hypothesis
 from server.session.session import Session
-from session_store.base import (
-    Final,
-    PartialFeed,
-    SessionStore,
-    StaleOwnerError,
-    StoreError,
-    TranscriptStore,
-    UnknownSessionError,
-)
+from session_store.base import Final, PartialFeed, StaleOwnerError, StoreError
 
 log = structlog.get_logger(__name__)
 
 TAKEN_OVER = "another connection has taken the session over"
-
-STORE_RETRY_S = (0.1, 0.25, 0.5, 1.0)
-"""Waits between tries to reach a store; the last one repeats."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What all sessions of a process share."""
-
-    vad: VadService
-    inference: Inference
-    sessions: SessionStore
-    transcripts: TranscriptStore
-    metrics: Metrics
-    ttl_s: float
-    """How long the stored state lives after the last sign of its owner."""
-    log_transcripts: bool = False
-    """Whether what was said may stand in the log."""
 
 
 class LiveSession:
@@ -78,7 +50,6 @@ class LiveSession:
     ) -> None:
         self.session = session
         self.session_id = session_id
-        self.fence = fence
         self.outbox: Outbox | None = None
         self.is_over = False
         """Ended, failed or taken over: nothing more will come of it."""
@@ -90,9 +61,8 @@ class LiveSession:
         """Nobody will ask for what comes of the session."""
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
+        self.keeper = Keeper(session, session_id, fence, parts, ownership or asyncio.Lock())
         self._parts = parts
-        self._ownership = ownership or asyncio.Lock()
-        """Held by whoever is about to change the fence."""
         self._is_followed = isinstance(parts.sessions, PartialFeed)
         self._traced = tracing.follow(self, session_id)
         self._loop = asyncio.get_running_loop()
@@ -192,11 +162,10 @@ class LiveSession:
         """Keeps the stored state alive, and notices when another process has taken the session over."""
         if self.is_over or self._stores:
             return
-        fence = self.fence
         try:
-            await self._touch()
+            await self.keeper.touch()
         except StaleOwnerError:
-            await self._refused(fence)
+            self._taken_over()
         except StoreError as error:
             log.warning("session store out of reach", session=self.session_id, error=str(error))
 
@@ -309,90 +278,34 @@ class LiveSession:
             text = await self._parts.inference.punctuate(command.text, command.context, command.language)
         self.do(self.session.punctuated, command.job, text, self._loop.time())
 
-    # --- stores: strictly in order, tried until they answer
+    # --- stores: strictly in order
 
     async def _store_all(self) -> None:
         try:
-            while self._stores:
+            while self._stores and not self.is_over:
                 command = self._stores[0]
-                if isinstance(command, Store) and not await self._surely(self._store, command):
-                    return
-                self._stores.popleft()
                 if isinstance(command, Store):
+                    await self.keeper.store(command, self)
+                    self._stores.popleft()
                     self.do(self.session.stored, command.ticket, self._loop.time())
                 else:
+                    self._stores.popleft()
                     self._say_done()
+        except StaleOwnerError:
+            self._taken_over()
         except Exception as fault:
             self.fail(fault, "store")
         finally:
             self._storing = None
 
-    async def _surely(self, write: Callable[..., Awaitable[None]], *arguments: Any) -> bool:
-        """Tries until the store has it; false where the session belongs to somebody else by now."""
-        tries = 0
-        while not self.is_over:
-            started, fence = self._loop.time(), self.fence
-            try:
-                with tracing.step(self, "store"):
-                    await write(*arguments)
-            except StaleOwnerError:
-                await self._refused(fence)
-            except StoreError as error:
-                self._parts.metrics.store_errors.labels("save").inc()
-                if tries == 1:
-                    self._report_store(error)
-                wait = STORE_RETRY_S[min(tries, len(STORE_RETRY_S) - 1)]
-                tries += 1
-                await asyncio.sleep(wait)
-            else:
-                self._parts.metrics.store_seconds.labels("save").observe(self._loop.time() - started)
-                return True
-        return False
-
-    async def _refused(self, fence: int) -> None:
-        """The store has a newer fence than this one: the session is somebody else's, unless it was resumed in this
-        process while the write was under way."""
-        async with self._ownership:
-            if self.fence == fence:
-                self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
-
-    def _report_store(self, error: StoreError) -> None:
-        log.warning("store out of reach", session=self.session_id, error=str(error))
+    def on_store_away(self) -> None:
+        """A store does not answer: tells the client. It is part of `server.keeping.Waiter`."""
         if self.outbox is not None:
             text = "the transcript store is out of reach: finals wait until it is back, keep your audio"
             self.outbox.put(Error(CloseCode.INTERNAL, text, recoverable=True, retry_after_ms=1000))
 
-    async def _store(self, command: Store) -> None:
-        parts = self._parts
-        if command.final is not None:
-            # The fence first: an owner that was replaced must not write a final that its successor would not. A
-            # store that lost the session is given it below: what the core knows by now counts on this final.
-            with suppress(UnknownSessionError):
-                await parts.sessions.touch(self.session_id, fence=self.fence, ttl_s=parts.ttl_s)
-            try:
-                await parts.transcripts.append(self.session_id, command.final)
-            except UnknownSessionError:
-                await self.register()
-                await parts.transcripts.append(self.session_id, command.final)
-            await parts.sessions.publish_final(self.session_id, command.final)
-            if parts.log_transcripts:
-                log.info("final", session=self.session_id, seq=command.final.seq, text=command.final.text)
-        await parts.sessions.save(command.state, fence=self.fence, ttl_s=parts.ttl_s)
-
-    async def _touch(self) -> None:
-        """Renews the stored state's time to live; a store that lost the state is given it again."""
-        sessions, ttl_s = self._parts.sessions, self._parts.ttl_s
-        try:
-            await sessions.touch(self.session_id, fence=self.fence, ttl_s=ttl_s)
-        except UnknownSessionError:
-            await sessions.save(self.session.state(), fence=self.fence, ttl_s=ttl_s)
-
-    async def register(self) -> None:
-        """Gives the session its line in the transcript store."""
-        state, settings = self.session.state(), self.session.settings
-        await self._parts.transcripts.open_session(
-            self.session_id, label=settings.session_label, language=settings.language, key_id=state.key_id
-        )
+    def _taken_over(self) -> None:
+        self.over(Closing(CloseCode.TAKEN_OVER, TAKEN_OVER))
 
     # --- the end
 
@@ -422,13 +335,12 @@ class LiveSession:
             self._spawn(self._conclude(), "conclusion")
 
     async def _conclude(self) -> None:
-        if await self._surely(self._delete):
+        try:
+            await self.keeper.delete(self)
+        except StaleOwnerError:
+            self._taken_over()
+        else:
             self.over(None)
-
-    async def _delete(self) -> None:
-        with suppress(UnknownSessionError):
-            await self._parts.transcripts.end_session(self.session_id, audio_seconds=self.session.audio_seconds)
-        await self._parts.sessions.delete(self.session_id, fence=self.fence)
 
     async def wait_over(self) -> None:
         """Waits until nothing more will come of this session."""

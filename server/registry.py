@@ -16,8 +16,9 @@ from weakref import WeakValueDictionary
 import structlog
 
 from server.config import Settings
-from server.live import TAKEN_OVER, LiveSession, Parts
+from server.live import TAKEN_OVER, LiveSession
 from server.outbox import Outbox, Outgoing
+from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import Resume
 from server.quota import AudioQuota, Identity
@@ -126,7 +127,7 @@ class Registry:
         session = self._core(state, settings)
         live = self._add(session, session_id, fence)
         try:
-            await live.register()
+            await live.keeper.register()
         except StoreError as error:
             log.warning("transcript store out of reach", session=session_id, error=str(error))
         live.attach(outbox)
@@ -201,7 +202,7 @@ class Registry:
         """A claim that came to nothing: who has the session here goes on with it."""
         local = self._live.get(claimed.state.session_id)
         if local is not None and _is_current(local, claimed):
-            local.fence = claimed.fence
+            local.keeper.fence = claimed.fence
 
     async def _caught_up(self, state: SessionState, from_offset: int) -> SessionState:
         """The state, brought past finals that lie before the client's audio: a store that lost its last writes must
@@ -219,7 +220,7 @@ class Registry:
         outbox.hold()
         self._cancel_expiry(session_id)
         if local is not None and _is_current(local, claimed):
-            local.fence = claimed.fence
+            local.keeper.fence = claimed.fence
             local.attach(outbox)
             local.do(local.session.reattach, request.from_offset, local.now())
             return local, "same process"
@@ -256,7 +257,7 @@ class Registry:
                 state = replace(state, acked=acked, next_seq=last.seq + 1, tail=last.text)
             async with self._ownership(session_id):
                 live = await self._take_id(state, settings, known, identity, outbox)
-            await live.register()
+            await live.keeper.register()
             await live.replay(outbox, [], state.next_seq - 1 if after is None else after)
         except StoreError as error:
             if live is not None:
@@ -450,7 +451,7 @@ def _allows(known: SessionState | Expired, given: bytes, identity: Identity) -> 
 
 def _is_current(local: LiveSession, claimed: Claimed) -> bool:
     """Whether nobody else has had the session since this process did: what it holds is newer than what is stored."""
-    return not local.is_over and local.fence + 1 == claimed.fence
+    return not local.is_over and local.keeper.fence + 1 == claimed.fence
 
 
 def _store_gone(error: StoreError) -> Closing:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from server.live import LiveSession, Parts
+from server.live import LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox, Outgoing
+from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.session.commands import Finish, Send, Store
 from server.session.messages import Done, Finalized
@@ -85,7 +86,7 @@ class World:
         parts = Parts(sessions=self.sessions, transcripts=self.transcripts, metrics=Metrics(), ttl_s=TTL_S, **others)
         fence = await self.sessions.create(self.state, owner="a", ttl_s=TTL_S)
         live = LiveSession(Session(self.state, SessionSettings(), Policy()), "s", fence, parts, self.ownership)
-        await live.register()
+        await live.keeper.register()
         return live
 
     def write(self, live: LiveSession) -> None:
@@ -141,7 +142,7 @@ async def test_a_write_that_a_resume_in_this_process_overtakes_is_repeated(is_ta
                 await asyncio.sleep(0)
             assert not live.is_over
             if is_taken:
-                live.fence = claimed.fence
+                live.keeper.fence = claimed.fence
         if is_taken:
             await live.owed_nothing()
             assert await world.next_seq() == 1

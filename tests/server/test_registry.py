@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 
 from server.config import load
-from server.live import Parts
 from server.metrics import Metrics
 from server.outbox import Outbox
+from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import Resume
 from server.quota import Identity
