@@ -18,8 +18,9 @@ from server.inference.settings import InferenceSettings, ModelRoute
 from server.metrics import Metrics
 from server.parts import Parts
 from server.protocol.close import CloseCode
-from server.registry import TOUCHES_PER_WINDOW, Registry
+from server.registry import Registry
 from server.session.messages import Error
+from server.upkeep import TOUCHES_PER_WINDOW
 from session_store.base import StoreError
 from session_store.factory import open_session_store, open_transcript_store
 

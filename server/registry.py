@@ -9,7 +9,6 @@ import math
 import secrets
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
@@ -25,6 +24,7 @@ from server.quota import AudioQuota, Identity
 from server.session.messages import Error, Opened
 from server.session.session import Session
 from server.session.settings import SessionSettings
+from server.upkeep import Upkeep
 from session_store.base import (
     Claimed,
     Expired,
@@ -32,18 +32,9 @@ from session_store.base import (
     SessionState,
     StoreError,
     TooManySessionsError,
-    UnknownSessionError,
 )
 
 log = structlog.get_logger(__name__)
-
-TOUCHES_PER_WINDOW = 4
-"""How often within the resume window the stored state is told that its owner lives."""
-
-EXPIRY_GRACE_S = 5.0
-"""Beyond the time in which its owner would renew it, before another process closes an expired session out."""
-
-SWEEP_LIMIT = 100
 
 ROOM_WAITS_S = (0.1, 0.3, 0.6)
 """How long a key's last session is let end before the next one is refused: its client knows before the store does."""
@@ -62,12 +53,11 @@ class Registry:
         self._settings = settings
         self._policy, self._policies = settings.policy, settings.policies
         self.quota = AudioQuota(parts.sessions)
+        self.upkeep = Upkeep(parts, settings.resume_window_s, lambda: self.sessions)
         self._live: dict[str, LiveSession] = {}
         self._ownerships: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._expiries: dict[str, asyncio.TimerHandle] = {}
         self._owner = f"{socket.gethostname()}/{secrets.token_hex(4)}"
-        self._ticker: asyncio.Task[None] | None = None
-        self._expired: list[SessionState] = []
         self.is_draining = False
 
     def __len__(self) -> int:
@@ -104,13 +94,11 @@ class Registry:
 
     def start(self) -> None:
         """Begins to look after the sessions."""
-        self._ticker = asyncio.get_running_loop().create_task(self._tick(), name="session upkeep")
+        self.upkeep.start()
 
     async def close(self) -> None:
         """Lets go of all sessions; what is stored of them can be resumed elsewhere."""
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+        await self.upkeep.close()
         for live in self.sessions:
             live.over(Closing(CloseCode.DRAINING, "the server is going down: resume the session elsewhere"))
 
@@ -391,33 +379,7 @@ class Registry:
         if handle is not None:
             handle.cancel()
 
-    # --- upkeep
-
-    async def _tick(self) -> None:
-        interval = self._settings.resume_window_s / TOUCHES_PER_WINDOW
-        while True:
-            await asyncio.sleep(interval)
-            try:
-                await asyncio.gather(*(live.touch() for live in self.sessions if not live.is_concluding))
-                await self._close_out()
-            except StoreError as error:
-                log.warning("session store out of reach", error=str(error))
-            except Exception:
-                self._parts.metrics.faults.labels("upkeep").inc()
-                log.exception("session upkeep failed")
-
-    async def _close_out(self) -> None:
-        """Ends sessions whose owner is gone with all it held."""
-        grace_s = self._settings.resume_window_s / TOUCHES_PER_WINDOW + EXPIRY_GRACE_S
-        # The store gives each out once: those that cannot be written down now are kept for the next time.
-        self._expired += await self._parts.sessions.expired(SWEEP_LIMIT, grace_s=grace_s)
-        while self._expired:
-            state = self._expired[0]
-            rate = SessionSettings.from_json(state.settings).sample_rate
-            with suppress(UnknownSessionError):
-                await self._parts.transcripts.end_session(state.session_id, audio_seconds=state.acked / rate)
-            self._expired.pop(0)
-            log.info("session closed out", session=state.session_id)
+    # --- all at once
 
     def tell_all(self, error: Error) -> None:
         """Sends every connected client the same news."""

@@ -137,7 +137,7 @@ async def test_a_session_that_expired_by_the_stores_clock_is_resumed_where_it_is
 async def test_a_session_that_another_gateway_finds_late_is_left_to_its_owner_at_first(world: World) -> None:
     session_id = (await world.begin()).session_id
     world.store.time = 2 * TTL_S
-    await world.there._close_out()
+    await world.there.upkeep.close_out()
     (live,) = world.here.sessions
     await live.touch()
     assert not live.is_over
@@ -145,7 +145,7 @@ async def test_a_session_that_another_gateway_finds_late_is_left_to_its_owner_at
     # Its owner is gone for good.
     world.store.time = 4 * TTL_S
     for _ in range(2):
-        await world.there._close_out()
+        await world.there.upkeep.close_out()
         world.store.time += TTL_S
     await live.touch()
     assert live.is_over
