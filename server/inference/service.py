@@ -15,6 +15,7 @@ from server.inference.client import TritonClient
 from server.inference.delays import DelayEstimate
 from server.inference.errors import Fault, InferenceError
 from server.inference.health import HealthMonitor
+from server.inference.news import News
 from server.inference.observer import InferenceObserver, NullObserver
 from server.inference.punctuator import Punctuator
 from server.inference.replica import Client, Pool, Replica, Triton
@@ -27,9 +28,6 @@ from server.session.segment import Hypothesis
 __all__ = ["Inference", "InferenceHealth", "ModelHealth", "PartialSource", "ReplicaHealth"]
 
 log = logging.getLogger(__name__)
-
-NEWS_DELAY_S = 0.1
-"""Models that are lost with one Triton are told of together."""
 
 SWEEP_S = 1.0
 """How often waiting finals are checked against their deadline."""
@@ -69,11 +67,7 @@ class Inference:
         self._tritons: list[Triton] = []
         self._loop: asyncio.AbstractEventLoop
         self._monitor: HealthMonitor | None = None
-        self._listeners: list[Callable[[bool], None]] = []
-        self._told: bool | None = None
-        self._is_news = False
-        """A model has lost its last Triton since the listeners were told."""
-        self._teller: asyncio.TimerHandle | None = None
+        self._news = News(lambda: all(pool.is_up for pool in self._speech))
         self._flights: dict[asyncio.Task[Hypothesis], tuple[Ticket, Replica, float]] = {}
         self._calls: dict[Ticket, asyncio.Task[Hypothesis]] = {}
         self._delays = DelayEstimate()
@@ -107,7 +101,7 @@ class Inference:
             self._punctuator = Punctuator(pool, self._monitor, timeout_s, self._clock, self._observer)
         self._is_open = True
         await self._monitor.start()
-        self._tell()
+        self._news.tell()
 
     async def close(self) -> None:
         """Ends all work without answers: what was asked for is not decoded, and nothing is called any more.
@@ -117,7 +111,8 @@ class Inference:
         self._is_open = False
         if self._punctuator is not None:
             self._punctuator.stop()
-        for handle in (self._pump_handle, self._timer, self._teller):
+        self._news.close()
+        for handle in (self._pump_handle, self._timer):
             if handle is not None:
                 handle.cancel()
         self._scheduler.forget_all()
@@ -232,7 +227,7 @@ class Inference:
     def on_trouble(self, callback: Callable[[bool], None]) -> None:
         """Has `callback(False)` called when a speech model has no Triton left, and `callback(True)` when all of them
         have one again; also once in `start`."""
-        self._listeners.append(callback)
+        self._news.listen(callback)
 
     def _make_pool(self, name: str, limit: int, probe: ModelInferRequest, now: float) -> Pool:
         replicas = [Replica(triton, name, limit) for triton in self._tritons]
@@ -396,25 +391,9 @@ class Inference:
                 if sent_to is replica:
                     task.cancel()
         has_turned = pool.note_change(self._clock())
-        if pool in self._speech and has_turned and self._told is not None:
-            self._is_news |= not pool.is_up
-            if self._teller is None:
-                self._teller = self._loop.call_later(NEWS_DELAY_S, self._tell)
+        if pool in self._speech and has_turned:
+            self._news.turned(is_loss=not pool.is_up)
         self._pump_soon()
-
-    def _tell(self) -> None:
-        """Tells the listeners, unless there was nothing but a recovery that leaves another model out of reach."""
-        self._teller = None
-        healthy = all(pool.is_up for pool in self._speech)
-        if (self._told and healthy) or (self._told is False and not healthy and not self._is_news):
-            self._is_news = False
-            return
-        self._told, self._is_news = healthy, False
-        for callback in self._listeners:
-            try:
-                callback(healthy)
-            except Exception:
-                log.exception("a listener failed to take the news of the models' health")
 
 
 async def _infer(replica: Replica, command: Decode, timeout_s: float) -> Hypothesis:
