@@ -61,7 +61,6 @@ class Connection(ABC):
         self._controls = settings.max_controls_per_s * CONTROL_BURST_S
         self._controls_at = self._heard
         self._seconds_per_byte = 0.0
-        self._first_seen_seq = -1
 
     async def run(self) -> None:
         """Serves the connection until it is closed."""
@@ -231,9 +230,8 @@ class Connection(ABC):
             self._metrics.final_lag.observe(delay)
         elif isinstance(message, Partial):
             self._metrics.partial_lag.observe(delay)
-            if message.seq != self._first_seen_seq:
-                self._first_seen_seq = message.seq
-                self._metrics.first_partial.observe(delay)
+            if outgoing.speech_since is not None:
+                self._metrics.first_partial.observe(max(0.0, self._loop.time() - outgoing.speech_since))
 
     def _log_end(self) -> None:
         live = self._live

@@ -228,7 +228,7 @@ class LiveSession:
                 publish = self._parts.sessions.publish_partial
                 self._spawn_quietly(publish(self.session_id, message.text, message.seq))
         if self.outbox is not None:
-            self.outbox.put(message, command.since)
+            self.outbox.put(message, command.since, command.speech_since)
 
     def _spawn(self, work: Coroutine[Any, Any, None], where: str) -> None:
         task = self._loop.create_task(work, name=where)
@@ -291,6 +291,7 @@ class LiveSession:
                 else:
                     self._stores.popleft()
                     self._say_done()
+                    self._moved.set()
         except StaleOwnerError:
             self._taken_over()
         except Exception as fault:

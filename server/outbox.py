@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.protocol.close import CloseCode, Closing
 from server.session.messages import Ack, Done, Finalized, Message, Partial, SpeechEnded
@@ -13,10 +13,11 @@ from session_store.base import Final
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """A message and the arrival time of the sample that its latency clock starts at."""
+    """A message and the arrival times of the samples that its latency clocks start at; see `Send`."""
 
     message: Message
     since: float | None = None
+    speech_since: float | None = None
 
 
 class Outbox:
@@ -55,13 +56,15 @@ class Outbox:
         self._held = False
         self._ready.set()
 
-    def put(self, message: Message, since: float | None = None) -> None:
+    def put(self, message: Message, since: float | None = None, speech_since: float | None = None) -> None:
         """Adds a message. After `close` it is dropped; so is a final that was sent before, and a partial of it."""
         if self.closing is not None:
             return
-        outgoing = Outgoing(message, since)
+        outgoing = Outgoing(message, since, speech_since)
         if isinstance(message, Partial):
             if message.seq > self._last_seq:
+                if self._partial is not None and self._partial_seq == message.seq and speech_since is None:
+                    outgoing = replace(outgoing, speech_since=self._partial.speech_since)
                 self._partial = outgoing
         elif isinstance(message, Ack):
             self._ack = outgoing

@@ -31,7 +31,7 @@ class Arrivals:
         """Notes that an answered window of the open segment reached up to `offset`."""
         self._covered = offset
 
-    def of_news(self, offset: int, default: float) -> float:
-        """When the sample at `offset` arrived, or the first one after it that no window has covered: what follows a
-        cut in the midst of speech was in the windows before it."""
-        return self.at(max(offset, self._covered), default)
+    def uncovered(self, offset: int) -> int:
+        """`offset`, or where the first sample after it is that no window has covered: what follows a cut in the midst
+        of speech was in the windows before it."""
+        return max(offset, self._covered)

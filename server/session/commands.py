@@ -80,11 +80,17 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Wants a message sent. `since` is the arrival time of the sample that the latency clock of this message
-    starts at, where it has one."""
+    """Wants a message sent.
+
+    Attributes:
+        message: for the client.
+        since: arrival time of the sample that the latency clock of this message starts at, where it has one.
+        speech_since: arrival time of the segment's first speech, with its first partial.
+    """
 
     message: Message
     since: float | None = None
+    speech_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

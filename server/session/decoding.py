@@ -57,12 +57,14 @@ class Decoding:
         if seq is not None and self._controls.settings.partials:
             partial = segment.partial(seq, self._chain.seconds(answered.end))
             if partial is not None:
-                self._out.append(Send(partial, self._news_arrival(segment.news_from, now)))
+                begun, segment.unheard = segment.unheard, None
+                speech_since = None if begun is None else self._arrivals.at(begun, now)
+                self._out.append(Send(partial, self._news_arrival(segment.news_from, now), speech_since))
         self._arrivals.cover(self._chain.input_offset(answered.end))
 
     def _news_arrival(self, covered: int, now: float) -> float:
         """When the audio behind the position `covered` began to arrive."""
-        return self._arrivals.of_news(self._chain.input_offset(covered), now)
+        return self._arrivals.at(self._arrivals.uncovered(self._chain.input_offset(covered)), now)
 
     # --- finals
 

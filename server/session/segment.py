@@ -73,7 +73,9 @@ class Segment:
     are committed. The final is always decoded from the whole segment.
     """
 
-    def __init__(self, policy: Policy, *, start: int, speech: int, language: str, start_s: float) -> None:
+    def __init__(
+        self, policy: Policy, *, start: int, speech: int, language: str, start_s: float, unheard: int = 0
+    ) -> None:
         self._policy = policy
         self.start = start
         self.speech = speech
@@ -97,6 +99,8 @@ class Segment:
         """Input offset where the chain started afresh after this segment."""
         self.speech_arrival: float | None = None
         """Arrival time of the last sample of speech."""
+        self.unheard: int | None = unheard
+        """Input offset of the first speech that no window of another segment covered, until a partial is shown."""
         self.shown = ""
         """Text of the last partial sent."""
         self.promised = 0

@@ -26,7 +26,7 @@ from server.session.messages import Error, Message, SpeechEnded, SpeechStarted
 from server.session.promises import OwedAck, OwedDone, OwedFinal, OwedFinalized, Promise, Promises
 from server.session.segment import Hypothesis, Segment, quietest
 from server.session.segmenter import Endpoint, Idle, Onset, Quiet, Resumed, Segmenter, SegmenterEvent
-from server.session.settings import RATE, Policy, SessionSettings
+from server.session.settings import RATE, VAD_WINDOW, Policy, SessionSettings
 from session_store.base import SessionState
 
 NOTHING = Hypothesis("", np.empty(0, np.int32), 0.0, "")
@@ -134,7 +134,7 @@ class Session:
             return []
         self._chain.voice(state)
         for probability in probabilities:
-            self._chain.detected += 512
+            self._chain.detected += VAD_WINDOW
             event = self._segmenter.step(probability)
             if event is not None:
                 self._on_speech(event, now)
@@ -310,6 +310,7 @@ class Session:
             speech=event.speech,
             language=language,
             start_s=self._chain.seconds(event.start),
+            unheard=self._arrivals.uncovered(self._chain.input_offset(event.speech)),
         )
         self._send(SpeechStarted(self._chain.seconds(event.speech)))
 

@@ -125,6 +125,16 @@ async def test_an_owner_that_was_replaced_writes_no_final() -> None:
     assert await world.next_seq() == 0
 
 
+async def test_whoever_waits_until_nothing_is_owed_hears_of_the_end_of_a_session_without_a_connection() -> None:
+    world = World()
+    live = await world.begin()
+    live.do(lambda: [Send(Done(16000, 0, 1.0)), Finish(1.0)])
+    async with asyncio.timeout(10):
+        await live.owed_nothing()
+    assert live.is_finished
+    live.over(None)
+
+
 @pytest.mark.parametrize("is_taken", [True, False], ids=["taken", "given up"])
 async def test_a_write_that_a_resume_in_this_process_overtakes_is_repeated(is_taken: bool) -> None:
     world = World()

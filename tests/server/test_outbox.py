@@ -44,6 +44,15 @@ async def test_messages_come_in_order_with_their_clocks() -> None:
     assert await outbox.get() == Outgoing(final(), 3.5)
 
 
+async def test_the_first_partials_clock_goes_on_with_the_one_that_replaces_it() -> None:
+    outbox = Outbox(8)
+    outbox.put(partial("a"), since=1.0, speech_since=0.5)
+    outbox.put(partial("a b"), since=2.0)
+    assert await outbox.get() == Outgoing(partial("a b"), 2.0, 0.5)
+    outbox.put(partial("a b c"), since=3.0)
+    assert await outbox.get() == Outgoing(partial("a b c"), 3.0)
+
+
 async def test_get_waits_for_a_message() -> None:
     outbox = Outbox(8)
     waiting = asyncio.create_task(get(outbox))

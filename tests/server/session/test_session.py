@@ -351,6 +351,18 @@ def test_what_follows_a_cut_is_clocked_from_the_first_sample_that_no_window_cove
     wanted = [[c.since for c in part if isinstance(c, WantPartial)] for part in (shell.log[:cut], shell.log[cut:])]
     shown = [c.since for c in shell.log[cut:] if isinstance(c, Send) and isinstance(c.message, Partial)]
     assert wanted[0][-1] < wanted[1][0] == shown[0]
+    first = [c.speech_since for c in shell.log if isinstance(c, Send) and c.speech_since is not None][-1]
+    assert wanted[0][-1] < first <= shown[0]
+
+
+def test_the_first_partial_is_clocked_from_the_first_speech_too() -> None:
+    shell = begin(PLAIN)
+    hear(shell, (SILENCE, 200), ("Anna", 400), ("the", 600), (SILENCE, 800), ("Anna", 400), ("the", 600))
+    partials = [c for c in shell.log if isinstance(c, Send) and isinstance(c.message, Partial)]
+    first = [c for c in partials if c.speech_since is not None]
+    assert [c.message.seq for c in first if isinstance(c.message, Partial)] == [0, 1]
+    assert first[0] is partials[0]
+    assert (first[0].speech_since or 0.0) < (first[0].since or 0.0), "words were held back before it"
 
 
 def test_long_silence_is_acknowledged() -> None:
