@@ -43,7 +43,7 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "compare": Part(compare.main, ("--clip", "two_cities"), 155),
-    "streams": Part(stream_load.main, ("--streams", "1", "4", "8", "--continuous", "--seconds", "15"), 75),
+    "streams": Part(stream_load.main, ("--streams", "1", "8", "--continuous", "--seconds", "40"), 105),
     "gateway": Part(gateway.main, ("--streams", "250", "--seconds", "10"), 45),
     "perf_analyzer": Part(
         perf_analyzer.main,

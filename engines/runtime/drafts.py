@@ -13,6 +13,8 @@ _LOOK_BACK = 2
 _LOOK_AHEAD = 8
 _CONTEXT = 4
 """So many tokens tell places of the draft apart."""
+_REACH = 8
+"""So many tokens are proposed after a mismatch: where there is one there are more, and those behind it cost time."""
 
 
 class Draft:
@@ -23,10 +25,11 @@ class Draft:
         self._tokens = [token for token in tokens if token in allowed]
         self._guess = guess
         self._next = 0
+        self._reach = max(len(self._tokens), 1)
 
     def proposal(self, limit: int) -> list[int]:
         """At most `limit` tokens that may come next."""
-        return (self._tokens[self._next :] or [self._guess])[: max(limit, 0)]
+        return (self._tokens[self._next :] or [self._guess])[: max(min(limit, self._reach), 0)]
 
     def advance(self, confirmed: int, decoded: Sequence[int]) -> None:
         """Moves past `confirmed` proposed tokens and past the last one of `decoded`, which the decoder chose itself.
@@ -36,6 +39,7 @@ class Draft:
         as the replacement of one token.
         """
         here = self._next + confirmed
+        self._reach = max(_REACH, 2 * confirmed)
         places = [at for at, token in enumerate(self._tokens) if token == decoded[-1]]
         best, found = 0, here + 1
         for at in places:

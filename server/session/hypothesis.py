@@ -24,10 +24,11 @@ MAX_ALIGNED = 64
 class StablePrefix:
     """The bare text of one segment as it grows: a stable part that never changes and a tail that may."""
 
-    def __init__(self, sure: float, hold_back: int) -> None:
-        """Shows units up to the first whose confidence is below `sure`; where a model gives no confidences, all but
-        the last `hold_back`."""
+    def __init__(self, sure: float, sure_last: float, hold_back: int) -> None:
+        """Shows units up to the first whose confidence is below `sure`, or `sure_last` for the last word, which the
+        window's end may have cut; where a model gives no confidences, all but the last `hold_back`."""
         self._sure = sure
+        self._sure_last = sure_last
         self._hold_back = hold_back
         self._committed: list[str] = []
         self._agreed: list[str] = []
@@ -80,12 +81,14 @@ class StablePrefix:
         if words is None or len(words) != len(spoken):
             return max(0, len(new) - self._hold_back)
         at = end = len(new)
+        least = self._sure_last
         for word, confidence in zip(reversed(spoken), reversed(words.tolist()), strict=True):
             at -= len(units(bare(word)))
             if at < begin:
                 break
-            if confidence < self._sure:
+            if confidence < least:
                 end = at
+            least = self._sure
         return end
 
     def commit(self, hypothesis: str, *, whole: bool = True) -> None:

@@ -87,7 +87,7 @@ class Segment:
         """End of the audio that the newest answered window covers."""
         self.news_from = speech
         """Where the audio begins that this window was the first to cover."""
-        self.prefix = StablePrefix(policy.sure_confidence, policy.hold_back_words)
+        self.prefix = StablePrefix(policy.sure_confidence, policy.sure_last_confidence, policy.hold_back_words)
         self.job: Job | None = None
         self.beside: Job | None = None
         """The partial that was under way when the final was asked for: it will be there first."""

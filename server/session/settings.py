@@ -78,6 +78,7 @@ class Policy:
         trim_after_s: a partial's window longer than this is trimmed at its quietest inner point.
         trim_keep_s: audio kept behind such a point.
         sure_confidence: a word behind the stable ones is shown from this confidence on.
+        sure_last_confidence: ... and the last word of a window from this one on, since it may be half a word.
         hold_back_words: last words not shown while a model gives no confidences.
         vad_group: windows collected before voice activity is asked for.
         max_backlog_s: audio that may wait for its final before the client is held back by not reading.
@@ -99,7 +100,8 @@ class Policy:
     detect_s: float = 3.0
     trim_after_s: float = 4.5
     trim_keep_s: float = 1.5
-    sure_confidence: float = 0.74
+    sure_confidence: float = 0.65
+    sure_last_confidence: float = 0.92
     hold_back_words: int = 2
     vad_group: int = 1
     max_backlog_s: float = 60.0

@@ -22,6 +22,15 @@ def test_keeps_to_the_limit() -> None:
     assert _draft(11, 12, 13).proposal(-1) == []
 
 
+def test_after_a_mismatch_proposes_little_and_more_again_where_that_is_right() -> None:
+    draft = _draft(*range(11, 61))
+    assert draft.proposal(100) == list(range(11, 61))
+    draft.advance(3, [11, 12, 13, 99])
+    assert draft.proposal(100) == list(range(15, 23))
+    draft.advance(8, list(range(15, 24)))
+    assert draft.proposal(100) == list(range(24, 40))
+
+
 def test_without_a_draft_proposes_the_guess() -> None:
     assert _draft().proposal(5) == [GUESS]
 

@@ -15,7 +15,7 @@ def sure(*confidences: float) -> NDArray[np.float32]:
 
 
 def prefix(hold_back: int = 0) -> StablePrefix:
-    return StablePrefix(sure=0.75, hold_back=hold_back)
+    return StablePrefix(sure=0.75, sure_last=0.75, hold_back=hold_back)
 
 
 def shown(one: StablePrefix) -> tuple[str, str]:
@@ -82,6 +82,14 @@ def test_words_are_shown_up_to_the_first_unsure_one() -> None:
     assert one.text == "one two"
     one.update("One two three", sure(0.9, 0.9, 0.9))
     assert one.text == "one two three"
+
+
+def test_the_last_word_must_be_surer_than_those_before_it() -> None:
+    one = StablePrefix(sure=0.5, sure_last=0.9, hold_back=9)
+    one.update("One, two three", sure(0.9, 0.5, 0.8))
+    assert one.text == "one two"
+    one.update("one two tree four", sure(0.9, 0.9, 0.8, 0.95))
+    assert one.text == "one two tree four"
 
 
 def test_a_word_of_several_units_is_unsure_as_a_whole() -> None:

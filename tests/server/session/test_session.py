@@ -57,7 +57,7 @@ def texts(shell: Shell) -> list[str]:
 
 
 PLAIN = SessionSettings(punctuate=False)
-EAGER = replace(QUICK, sure_confidence=0.3)
+EAGER = replace(QUICK, sure_confidence=0.3, sure_last_confidence=0.3)
 """Shows words that the window's end may have cut in two."""
 
 
