@@ -19,6 +19,9 @@ from perf.wer import WordErrors
 
 IDLE_S = 1.0
 """How long the server is watched with the sessions open and nothing said."""
+SPREAD_S = 4.0
+"""The streams of a level begin within this: if all of them ended at once, their last finals would be a burst that no
+other moment has."""
 LATE_LIMIT_S = 0.1
 """A generator whose frames are later than this at p99 measures itself."""
 
@@ -174,13 +177,14 @@ async def run_level(
             begun.append(speaker)
     idle = await _idle_cores(stack)
     seconds = max(track.seconds for track in tracks)
+    spread_s = SPREAD_S if len(tracks) > 1 else 0.0
     usages, counts, metrics = _usages(stack), stack.model_counts(), stack.metrics()
 
     def tell(passed: float) -> None:
         if progress is not None:
             progress(f"{len(begun)} streams, {min(passed, seconds):.0f} of {seconds:.0f} s")
 
-    await speak_together(begun, seconds, tell)
+    await speak_together(begun, seconds + spread_s, tell, spread_s=spread_s)
     loaded = _usages(stack)
     heard = await asyncio.gather(*(speaker.finished() for speaker in begun))
     after, last = _usages(stack), stack.model_counts()

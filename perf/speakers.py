@@ -144,13 +144,17 @@ def make_frames(track: Track, frame_s: float, trailing_s: float = TRAILING_SILEN
 
 
 async def speak_together(
-    speakers: Sequence[Speaker], seconds: float, on_second: Callable[[float], None] | None = None
+    speakers: Sequence[Speaker],
+    seconds: float,
+    on_second: Callable[[float], None] | None = None,
+    *,
+    spread_s: float = 0.0,
 ) -> None:
-    """Starts all speakers, their frames spread evenly over a frame's length, and returns when `seconds` have passed."""
+    """Starts all speakers, spread evenly over `spread_s` and a frame, and returns when `seconds` have passed."""
     loop = asyncio.get_running_loop()
     begin = loop.time() + 0.05
     for number, speaker in enumerate(speakers):
-        speaker.start_at(begin + number / max(1, len(speakers)) * speaker.heard.frame_s)
+        speaker.start_at(begin + number / max(1, len(speakers)) * (spread_s + speaker.heard.frame_s))
     while (left := begin + seconds - loop.time()) > 0:
         await asyncio.sleep(min(1.0, left))
         if on_second is not None:

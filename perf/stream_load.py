@@ -6,10 +6,10 @@
     python -m perf.stream_load --streams 4 --url ws://127.0.0.1:8000/stream
 
 Each stream is one session: recordings with pauses of 0.8 to 2.5 s between them (`--continuous`: none), in frames of
-20 ms when a microphone would have them, the streams' phases spread evenly. A level holds when partial lag p95 is at
-most 500 ms, end of speech to final p95 at most 1 s, and no session met an error. The clocks are those of
-`perf.clocks`, as a client reads them. CPU time is that of the server's processes alone, this generator's not counted,
-and so known only for a server that is started here.
+20 ms when a microphone would have them. The streams begin within four seconds, evenly spread. A level holds when
+partial lag p95 is at most 500 ms, end of speech to final p95 at most 1 s, and no session met an error. The clocks are
+those of `perf.clocks`, as a client reads them. CPU time is that of the server's processes alone, this generator's not
+counted, and so known only for a server that is started here.
 """
 
 from __future__ import annotations
