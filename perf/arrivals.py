@@ -5,7 +5,8 @@
 
 Each stream speaks without pauses until the end of the run. What should be seen: partials get rarer, finals stay under
 2 s, nobody's session meets an error, and who comes too late gets 503 before the upgrade. The figures are told by how
-many streams were in when the partial or the final came.
+many streams were in when the partial or the final came. At the end of the run all streams end at once, as no real ones
+do: what comes after that is not counted.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Arrivals:
             last: dict[int, tuple[float, Event]] = {}
             for at, event in one.events():
                 assert isinstance(event, Partial | Final)
+                if at > one.sent_at[-1]:
+                    break
                 before = [last[event.seq]] if event.seq in last else []
                 last[event.seq] = (at, event)
                 clocks = read_clocks([*before, (at, event)], timeline, one.track.spans)

@@ -26,7 +26,7 @@ class Admission:
     Args:
         settings: the limits.
         registry: the sessions of this process and, behind them, those in the store.
-        inference: how late finals are.
+        inference: how late finals and partials are.
         connections: those that are open; the caller keeps them up to date.
     """
 
@@ -45,9 +45,16 @@ class Admission:
             text = "the server is draining: connect to another one"
         elif len(self._open) >= self._settings.max_sessions:
             text = f"all {self._settings.max_sessions} sessions are taken: try again"
-        elif self._inference.final_delay > self._settings.max_final_delay_s:
+        elif self._is_late():
             text = "the speech models are overloaded: try again"
         return None if text is None else _unavailable(text)
+
+    def _is_late(self) -> bool:
+        """Partials give way to finals: where they come late, a few more streams would have the finals late too."""
+        inference, settings = self._inference, self._settings
+        if inference.final_delay > settings.max_final_delay_s:
+            return True
+        return inference.partial_delay > settings.max_partial_delay_s
 
     def may_return(self, session_id: str | None, *, unnamed: bool) -> bool:
         """Whether a full server takes a connection that continues a session, as far as can be told without the store.

@@ -118,6 +118,7 @@ class Settings(BaseSettings):
         50, ge=0, description="Sessions beyond max_sessions, for those that come back from another server."
     )
     max_final_delay_s: float = Field(1.5, gt=0, description="Finals later than this: new sessions get 503.")
+    max_partial_delay_s: float = Field(2.5, gt=0, description="Partials later than this: new sessions get 503.")
     max_frame_bytes: int = Field(1 << 18, ge=1024, le=1 << 24, description="Largest WebSocket message.")
     max_controls_per_s: float = Field(20, gt=0, description="Text messages a connection may send, with bursts of 3 s.")
     max_outbox: int = Field(256, ge=8, description="Messages that may wait for a client that does not read.")

@@ -1,4 +1,4 @@
-"""How late finals have been lately."""
+"""How late answers have been lately."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class DelayEstimate:
         self._delays: deque[tuple[float, float]] = deque(maxlen=MAX_KEPT)
 
     def add(self, delay: float, now: float) -> None:
-        """Takes the delay of a final that was answered at `now`; seconds."""
+        """Takes the delay of what was answered at `now`; seconds."""
         self._delays.append((now, delay))
 
     def p95(self, now: float) -> float:

@@ -186,8 +186,8 @@ class _Account:
 
     finals: dict[int, Ticket] = field(default_factory=dict)
     partial: Ticket | None = None
-    wanted: tuple[str, float] | None = None
-    """Model and `since` of a partial that was wanted while one was under way."""
+    wanted: tuple[str, float, float, float] | None = None
+    """What `want_partial` was told of a partial that was wanted while one was under way."""
 
     @property
     def is_empty(self) -> bool:
@@ -202,16 +202,18 @@ class Scheduler:
         self._lanes = {model: _Lane() for model in models}
         self._accounts: dict[PartialSource, _Account] = {}
 
-    def want_partial(self, source: PartialSource, model: str, since: float, now: float) -> None:
+    def want_partial(
+        self, source: PartialSource, model: str, since: float, now: float, down_before: float = 0.0
+    ) -> None:
         """A source wants a partial; where it has waited for one already, that one gets the new rank."""
         account = self._accounts.setdefault(source, _Account())
         partial = account.partial
         if partial is not None and (partial.state is State.SENT or partial.command is not None):
-            account.wanted = (model, since)
+            account.wanted = (model, since, now, down_before)
             return
         if partial is not None:
             self._lanes[partial.model].partials.remove(partial)
-        ticket = Ticket(source, model, is_final=False, created=now, rank=since)
+        ticket = Ticket(source, model, is_final=False, created=now, rank=since, down_before=down_before)
         account.partial = ticket
         self._lanes[model].partials.add(ticket)
 
@@ -316,6 +318,10 @@ class Scheduler:
         """How many windows are with the model and still wanted."""
         return len(self._lanes[model].sent)
 
+    def first_partials(self) -> list[Ticket]:
+        """Of each model, the partial that has waited longest."""
+        return [ticket for lane in self._lanes.values() for ticket in list(lane.partials)[:1]]
+
     def oldest_final(self) -> float | None:
         """When the oldest final that has no answer yet was asked for."""
         created = [ticket.created for account in self._accounts.values() for ticket in account.finals.values()]
@@ -368,9 +374,8 @@ class Scheduler:
             account.partial = None
         ticket.command = None
         if not ticket.is_final and account.wanted is not None:
-            model, since = account.wanted
-            account.wanted = None
-            self.want_partial(ticket.source, model, since, ticket.created)
+            wanted, account.wanted = account.wanted, None
+            self.want_partial(ticket.source, *wanted)
         if account.is_empty:
             del self._accounts[ticket.source]
         return ticket if was_sent else None

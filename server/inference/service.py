@@ -70,7 +70,7 @@ class Inference:
         self._news = News(lambda: all(pool.is_up for pool in self._speech))
         self._flights: dict[asyncio.Task[Hypothesis], tuple[Ticket, Replica, float]] = {}
         self._calls: dict[Ticket, asyncio.Task[Hypothesis]] = {}
-        self._delays = DelayEstimate()
+        self._final_delays, self._partial_delays = DelayEstimate(), DelayEstimate()
         self._pump_handle: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -142,8 +142,9 @@ class Inference:
         if model is None or not self._is_open:
             return
         now = self._clock()
-        self._pools[model].wanted_at = now
-        self._scheduler.want_partial(source, model, since, now)
+        pool = self._pools[model]
+        pool.wanted_at = now
+        self._scheduler.want_partial(source, model, since, now, pool.down_seconds(now))
         self._pump_soon()
 
     def drop_partial(self, source: PartialSource) -> None:
@@ -222,7 +223,15 @@ class Inference:
         oldest one without an answer if that is more."""
         now = self._clock()
         oldest = self._scheduler.oldest_final()
-        return max(self._delays.p95(now), now - oldest if oldest is not None else 0.0)
+        return max(self._final_delays.p95(now), now - oldest if oldest is not None else 0.0)
+
+    @property
+    def partial_delay(self) -> float:
+        """Seconds between the wish for a partial and its answer: the 95th percentile of the last 30 s, or how long the
+        next one has waited if that is more. Time without any Triton does not count."""
+        now = self._clock()
+        waits = [self._waited(ticket, now) for ticket in self._scheduler.first_partials()]
+        return max([self._partial_delays.p95(now), *waits])
 
     def on_trouble(self, callback: Callable[[bool], None]) -> None:
         """Has `callback(False)` called when a speech model has no Triton left, and `callback(True)` when all of them
@@ -315,7 +324,9 @@ class Inference:
         if len(draft):
             self._observer.draft_used(ticket.model, len(draft), wire.common_prefix(draft, hypothesis.tokens))
         if ticket.is_final:
-            self._delays.add(now - ticket.created, now)
+            self._final_delays.add(now - ticket.created, now)
+        else:
+            self._partial_delays.add(self._waited(ticket, now), now)
         self._scheduler.finish(ticket)
         try:
             ticket.source.on_hypothesis(job, hypothesis)
@@ -380,7 +391,7 @@ class Inference:
                 self._fail(ticket, f"{pool.name} gave no answer in {age:.0f} s")
 
     def _waited(self, ticket: Ticket, now: float) -> float:
-        """Age of a final without the time in which no Triton could be asked."""
+        """Age of a ticket without the time in which no Triton could be asked."""
         return now - ticket.created - (self._pools[ticket.model].down_seconds(now) - ticket.down_before)
 
     # --- health

@@ -72,7 +72,9 @@ def fragile(fragile_triton: TritonProcess, tmp_path_factory: pytest.TempPathFact
     """A gateway that has nothing but the Triton that the tests break."""
     folder = tmp_path_factory.mktemp("fragile-gateway")
     # The delay of one test's outage must not keep the next one's session out.
-    process = GatewayProcess(folder, [fragile_triton.options.grpc_url], max_final_delay_s=600, **ENGLISH)
+    process = GatewayProcess(
+        folder, [fragile_triton.options.grpc_url], max_final_delay_s=600, max_partial_delay_s=600, **ENGLISH
+    )
     try:
         yield process.start()
     finally:

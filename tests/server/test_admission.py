@@ -38,6 +38,7 @@ class Sessions:
 @dataclass
 class Models:
     final_delay: float = 0.0
+    partial_delay: float = 0.0
 
 
 class World:
@@ -59,7 +60,7 @@ def world() -> World:
     return World()
 
 
-def test_it_is_full_at_the_limit_when_finals_are_late_and_while_it_drains(world: World) -> None:
+def test_it_is_full_at_the_limit_when_words_are_late_and_while_it_drains(world: World) -> None:
     world.connect(LIMIT - 1)
     assert world.admission.why_full() is None
     world.models.final_delay = 1.1
@@ -67,6 +68,10 @@ def test_it_is_full_at_the_limit_when_finals_are_late_and_while_it_drains(world:
     assert late is not None
     assert (late.status, late.retry_after_s) == (503, RETRY_AFTER_S)
     world.models.final_delay = 0.9
+    world.models.partial_delay = 2.6
+    assert world.admission.why_full() == late
+    world.models.partial_delay = 2.4
+    assert world.admission.why_full() is None
     world.connect(1)
     full = world.admission.why_full()
     assert full is not None

@@ -26,7 +26,7 @@ COUNTS = ("starling_tasks", "process_open_fds", "starling_sessions", 'starling_c
 
 
 async def test_connects_and_kills_leave_nothing(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(resume_window_s=5, max_final_delay_s=600)
+    gateway = make_gateway(resume_window_s=5, max_final_delay_s=600, max_partial_delay_s=600)
     data = speech("jfk")
     await recite(gateway.url, data)
     await asyncio.to_thread(gateway.wait_metric, "starling_sessions", 0)

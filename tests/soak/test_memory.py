@@ -29,7 +29,7 @@ frame of an hour of two streams."""
 
 
 async def test_streams_leave_the_memory_flat(make_gateway: MakeGateway) -> None:
-    gateway = make_gateway(max_session_s=10 * SECONDS, max_final_delay_s=600)
+    gateway = make_gateway(max_session_s=10 * SECONDS, max_final_delay_s=600, max_partial_delay_s=600)
     process = psutil.Process(gateway.pid)
     until = time.monotonic() + SECONDS
     finals = [0] * STREAMS

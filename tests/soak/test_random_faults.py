@@ -148,6 +148,7 @@ async def test_random_faults_lose_and_double_nothing(make_triton: MakeTriton, ma
             "resume_window_s": 300,
             "models": {"asr": ["en"]},
             "max_final_delay_s": 600,
+            "max_partial_delay_s": 600,
             "final_deadline_s": 600,
         }
         first = make_gateway(folder="one", **shared)

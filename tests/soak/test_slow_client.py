@@ -30,7 +30,12 @@ MOST = 1.5
 
 async def test_others_do_not_notice_a_client_that_does_not_read(make_gateway: MakeGateway) -> None:
     gateway = make_gateway(
-        max_controls_per_s=1e6, send_timeout_s=3600, max_outbox=100_000, max_final_delay_s=600, resume_window_s=5
+        max_controls_per_s=1e6,
+        send_timeout_s=3600,
+        max_outbox=100_000,
+        max_final_delay_s=600,
+        max_partial_delay_s=600,
+        resume_window_s=5,
     )
     # One track more than is measured: that of the slow client, or of one that reads in its place. The load is the same.
     beside, *measured = make_tracks(load_clips(DEFAULT_MANIFEST, ["en"]), STREAMS + 1, ROUND_S)

@@ -469,6 +469,32 @@ async def test_the_observer_is_told() -> None:
 
 
 @virtually
+async def test_the_delay_of_partials_leaves_out_the_time_without_a_triton() -> None:
+    async with running(limit=1) as (inference, (triton,)):
+        assert inference.partial_delay == 0.0
+        triton.seconds = 0.4
+        source = Source()
+        inference.want_partial(source, 1.0, "en")
+        await source.answered(1)
+        assert inference.partial_delay == pytest.approx(0.4)
+        triton.is_alive = False
+        inference.decode(source, window(5))
+        inference.want_partial(source, 1.0, "en")
+        await asyncio.sleep(10)
+        triton.is_alive = True
+        await source.answered(3)
+        assert inference.partial_delay < 3
+        triton.seconds = None
+        inference.decode(source, window(6))
+        inference.want_partial(source, 1.0, "en")
+        await asyncio.sleep(2)
+        assert inference.partial_delay == pytest.approx(2.0)
+        inference.forget(source)
+        await asyncio.sleep(31)
+        assert inference.partial_delay == 0.0
+
+
+@virtually
 async def test_the_delay_of_finals() -> None:
     async with running() as (inference, (triton,)):
         assert inference.final_delay == 0.0
