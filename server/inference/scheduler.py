@@ -103,6 +103,10 @@ class _Line:
         return (ticket for _, _, ticket in self._entries)
 
     @property
+    def first(self) -> Ticket | None:
+        return self._entries[0][2] if self._entries else None
+
+    @property
     def first_rank(self) -> float | None:
         return self._entries[0][0] if self._entries else None
 
@@ -280,11 +284,11 @@ class Scheduler:
                 return ticket
         return None
 
-    def reroute(self, ticket: Ticket, model: str) -> None:
+    def reroute(self, ticket: Ticket, model: str, down_before: float = 0.0) -> None:
         """Puts a partial that was to be sent into the line of another model: its window's language is not the one that
         was announced."""
         self._lanes[ticket.model].sent.discard(ticket)
-        ticket.model, ticket.state = model, State.WAITING
+        ticket.model, ticket.state, ticket.down_before = model, State.WAITING, down_before
         self._lanes[model].partials.add(ticket)
 
     def retry(self, ticket: Ticket, at: float) -> None:
@@ -320,7 +324,7 @@ class Scheduler:
 
     def first_partials(self) -> list[Ticket]:
         """Of each model, the partial that has waited longest."""
-        return [ticket for lane in self._lanes.values() for ticket in list(lane.partials)[:1]]
+        return [first for lane in self._lanes.values() if (first := lane.partials.first) is not None]
 
     def oldest_final(self) -> float | None:
         """When the oldest final that has no answer yet was asked for."""

@@ -265,7 +265,7 @@ class Inference:
                 assert ticket.command is not None
                 model = self._route(ticket.command.language)
                 if model is not None and model != pool.name:
-                    self._scheduler.reroute(ticket, model)
+                    self._scheduler.reroute(ticket, model, self._pools[model].down_seconds(now))
                     self._pump_soon()
                     continue
                 self._send(ticket, pool.pick(ticket.avoid) or replica, now)

@@ -237,6 +237,23 @@ def test_a_partial_moves_to_the_line_of_the_model_for_its_window() -> None:
     assert source.taken == [1001]
 
 
+def test_a_partial_that_moves_counts_the_time_without_a_triton_of_its_new_model() -> None:
+    scheduler, source = make(), Source("es")
+    scheduler.want_partial(source, "asr", since=1.0, now=1.0, down_before=600.0)
+    ticket = next_of(scheduler)
+    scheduler.reroute(ticket, "asr_multilingual", down_before=7.0)
+    assert ticket.down_before == 7.0
+
+
+def test_the_partial_that_has_waited_longest_is_known_of_each_model() -> None:
+    scheduler, first, second, other = make(), Source(), Source(), Source("es")
+    assert scheduler.first_partials() == []
+    scheduler.want_partial(second, "asr", since=2.0, now=2.0)
+    scheduler.want_partial(first, "asr", since=1.0, now=2.0)
+    scheduler.want_partial(other, "asr_multilingual", since=3.0, now=3.0)
+    assert [ticket.source for ticket in scheduler.first_partials()] == [first, other]
+
+
 def test_counts() -> None:
     scheduler, source, other = make(), Source(), Source()
     scheduler.decode(source, "asr", window(1), now=1.0)
