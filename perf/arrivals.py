@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 
 import uvloop
@@ -26,9 +27,9 @@ import uvloop
 from launcher.errors import LauncherError
 from launcher.progress import Reporter
 from perf.accuracy import Clip
-from perf.clocks import Clocks, Percentiles, Timeline, read_clocks
+from perf.clocks import Clocks, Percentiles, read_clocks
 from perf.machine import describe_machine
-from perf.speakers import Heard, Speaker, make_frames
+from perf.speakers import Heard, Speaker, make_all_frames
 from perf.stack import Stack, running_stack
 from perf.track import DEFAULT_MANIFEST, load_clips, make_tracks
 from starling_client import Event, Final, Partial
@@ -44,26 +45,24 @@ class Arrivals:
 
     Attributes:
         begun_at: when each stream that was taken began to speak, in seconds of the monotonic clock.
-        refused_at: when each other one was refused.
-        heard: what those that were taken were told.
+        refused: how many others got 503.
+        heard: what those that were taken were told; with a trouble, also those that could not be for another reason.
     """
 
     begun_at: list[float] = field(default_factory=list)
-    refused_at: list[float] = field(default_factory=list)
+    refused: int = 0
     heard: list[Heard] = field(default_factory=list)
 
     @property
     def troubles(self) -> list[str]:
-        """What sessions that had been taken met."""
+        """What went wrong, other than a 503."""
         return [one.trouble for one in self.heard if one.trouble]
 
     def bands(self) -> dict[int, Clocks]:
         """By how many streams were in, rounded down to bands: the clocks, but for first partials."""
         found: dict[int, Clocks] = {}
         for one in self.heard:
-            timeline = Timeline()
-            for number, at in enumerate(one.sent_at):
-                timeline.sent((number + 1) * FRAME_S, at)
+            timeline = one.timeline()
             last: dict[int, tuple[float, Event]] = {}
             for at, event in one.events():
                 assert isinstance(event, Partial | Final)
@@ -85,22 +84,24 @@ async def run(stack: Stack, clips: Sequence[Clip], every_s: float, seconds: floa
     """A new stream every `every_s` seconds for `seconds`, `most` at most; all that were taken speak until the end."""
     loop, arrivals = asyncio.get_running_loop(), Arrivals()
     tracks = make_tracks(clips, most, seconds, continuous=True)
+    made = zip(tracks, make_all_frames(tracks, FRAME_S), strict=True)
     begin = loop.time()
     speakers = []
-    for number, track in enumerate(tracks):
+    for number, (track, frames) in enumerate(made):
         await asyncio.sleep(max(0.0, begin + number * every_s - loop.time()))
         left = begin + seconds - loop.time()
         if left <= every_s:
             break
-        frames = make_frames(track, FRAME_S)
         speaker = Speaker(track, frames[: round(left / FRAME_S)], FRAME_S)
         if await speaker.connect(stack.url, None, f"arrivals {number}"):
             speaker.start_at(loop.time())
             arrivals.begun_at.append(time.monotonic())
             speakers.append(speaker)
+        elif speaker.heard.refused == HTTPStatus.SERVICE_UNAVAILABLE:
+            arrivals.refused += 1
         else:
-            arrivals.refused_at.append(time.monotonic())
-    arrivals.heard = list(await asyncio.gather(*(speaker.finished() for speaker in speakers)))
+            arrivals.heard.append(speaker.heard)
+    arrivals.heard += await asyncio.gather(*(speaker.finished() for speaker in speakers))
     return arrivals
 
 
@@ -114,8 +115,8 @@ def report(arrivals: Arrivals) -> str:
             f"{band:4d} to {band + BAND - 1:<4d} {_ms(lag.p50):>8} /{_ms(lag.p95):>8}  {_ms(end.p50):>9} /"
             f"{_ms(end.p95):>8} /{_ms(slowest):>8}   {lag.count} + {end.count}"
         )
-    lines.append(f"{len(arrivals.begun_at)} streams were taken, {len(arrivals.refused_at)} refused with 503")
-    lines.append(f"errors in sessions that were taken: {'; '.join(arrivals.troubles) or 'none'}")
+    lines.append(f"{len(arrivals.begun_at)} streams were taken, {arrivals.refused} refused with 503")
+    lines.append(f"other errors: {'; '.join(arrivals.troubles) or 'none'}")
     return "\n".join(lines)
 
 
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = {
             "machine": describe_machine(),
             "taken": len(arrivals.begun_at),
-            "refused_503": len(arrivals.refused_at),
+            "refused_503": arrivals.refused,
             "troubles": arrivals.troubles,
             "bands": {
                 band: {

@@ -12,7 +12,7 @@ from typing import Any
 from launcher.processes import Usage
 from perf.accuracy import SERVER_CLOCKS
 from perf.clocks import Clocks, Flicker, Percentiles, histogram_between, percentile
-from perf.speakers import TRAILING_SILENCE_S, Heard, Speaker, make_frames, speak_together
+from perf.speakers import TRAILING_SILENCE_S, Heard, Speaker, make_all_frames, speak_together
 from perf.stack import ModelCounts, Stack
 from perf.track import Track
 from perf.wer import WordErrors
@@ -168,9 +168,8 @@ async def run_level(
     them; stream seconds count the silence behind the tracks too.
     """
     level = Level(len(tracks))
-    # The tracks are made in turns of a few, so frames are shared where tracks are.
-    frames = {id(track): make_frames(track, frame_s) for track in tracks}
-    speakers = [Speaker(track, frames[id(track)], frame_s) for track in tracks]
+    made = zip(tracks, make_all_frames(tracks, frame_s), strict=True)
+    speakers = [Speaker(track, frames, frame_s) for track, frames in made]
     begun = []
     for number, speaker in enumerate(speakers):
         if await speaker.connect(stack.url, api_key, f"stream_load {number}"):

@@ -43,12 +43,16 @@ class Heard:
         parsed = ((at, client_messages.parse(raw.decode())) for at, raw in self.messages)
         return [(at, message) for at, message in parsed if isinstance(message, Partial | Final)]
 
-    def clocks(self) -> Clocks:
-        """The clocks that a client can read."""
+    def timeline(self) -> Timeline:
+        """When each sample was handed to the socket."""
         timeline = Timeline()
         for number, at in enumerate(self.sent_at):
             timeline.sent((number + 1) * self.frame_s, at)
-        return read_clocks(self.events(), timeline, self.track.spans) if self.sent_at else Clocks()
+        return timeline
+
+    def clocks(self) -> Clocks:
+        """The clocks that a client can read."""
+        return read_clocks(self.events(), self.timeline(), self.track.spans) if self.sent_at else Clocks()
 
     def flicker(self) -> Flicker:
         """How restless the partials were."""
@@ -141,6 +145,12 @@ def make_frames(track: Track, frame_s: float, trailing_s: float = TRAILING_SILEN
     spoken = [client_frame(BINARY, frame.tobytes()) for frame in track.frames(frame_s)]
     silence = client_frame(BINARY, bytes(2 * round(frame_s * track.rate)))
     return spoken + [silence] * round(trailing_s / frame_s)
+
+
+def make_all_frames(tracks: Sequence[Track], frame_s: float) -> list[list[bytes]]:
+    """`make_frames` of each track; the tracks are made in turns of a few, so frames are shared where tracks are."""
+    made = {id(track): make_frames(track, frame_s) for track in {id(track): track for track in tracks}.values()}
+    return [made[id(track)] for track in tracks]
 
 
 async def speak_together(

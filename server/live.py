@@ -45,9 +45,7 @@ TAKEN_OVER = "another connection has taken the session over"
 class LiveSession:
     """One session with all that is under way for it."""
 
-    def __init__(
-        self, session: Session, session_id: str, fence: int, parts: Parts, ownership: asyncio.Lock | None = None
-    ) -> None:
+    def __init__(self, session: Session, session_id: str, fence: int, parts: Parts, ownership: asyncio.Lock) -> None:
         self.session = session
         self.session_id = session_id
         self.outbox: Outbox | None = None
@@ -61,7 +59,7 @@ class LiveSession:
         """Nobody will ask for what comes of the session."""
         self.on_over: Callable[[LiveSession], None] = lambda live: None
         self.finals = 0
-        self.keeper = Keeper(session, session_id, fence, parts, ownership or asyncio.Lock())
+        self.keeper = Keeper(session, session_id, fence, parts, ownership)
         self._parts = parts
         self._is_followed = isinstance(parts.sessions, PartialFeed)
         self._traced = tracing.follow(self, session_id)
