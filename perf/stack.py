@@ -35,9 +35,9 @@ class ModelCounts:
     """Triton's own counters of one model since its start, over all its instances.
 
     Attributes:
-        inferences: requests answered well.
+        inferences: requests that the model was given; Triton 2.51 counts those in, too, that it skipped as cancelled.
         executions: batches computed.
-        failures: requests that failed, cancelled ones among them.
+        failures: requests that failed, or were cancelled before the model was given them.
         compute_s: time spent computing, one batch after another.
         queue_s: time that requests waited for an instance, added up.
     """
