@@ -15,10 +15,11 @@ from server.config import Settings
 from server.direct import DirectSocket, Taker
 from server.live import TAKEN_OVER, LiveSession
 from server.metrics import Metrics
-from server.outbox import Outbox, Outgoing
+from server.outbox import Outbox
 from server.protocol.close import CloseCode, Closing
 from server.quota import Identity
 from server.registry import Registry
+from server.session.commands import Send
 from server.session.messages import Error, Message, Partial
 from session_store.base import Final
 
@@ -220,7 +221,7 @@ class Connection(ABC):
         except TimeoutError:
             self._socket.transport.abort()
 
-    def _observe(self, outgoing: Outgoing) -> None:
+    def _observe(self, outgoing: Send) -> None:
         message = outgoing.message
         self._metrics.messages.labels(_kind(message)).inc()
         if outgoing.since is None:

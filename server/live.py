@@ -16,7 +16,7 @@ import structlog
 from server import tracing
 from server.audio.vad import Result, VadOverloadedError, VadState
 from server.keeping import Keeper
-from server.outbox import Outbox, Outgoing
+from server.outbox import Outbox
 from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.session.commands import (
@@ -351,10 +351,10 @@ class LiveSession:
             self._moved.clear()
             await self._moved.wait()
 
-    async def replay(self, outbox: Outbox, first: list[Outgoing], last_seq: int) -> None:
+    async def replay(self, outbox: Outbox, first: list[Send], last_seq: int) -> None:
         """Brings a resumed connection up to date: `first`, the stored finals after `last_seq`, then what is live."""
         finals = await self._parts.transcripts.finals(self.session_id, after=last_seq)
         sent = finals[-1].seq if finals else last_seq
-        outbox.release([*first, *map(Outgoing, finals)], sent)
+        outbox.release([*first, *map(Send, finals)], sent)
         if self.is_finished:
             self._say_done()

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from server.protocol.close import CloseCode, Closing
+from server.session.commands import Send
 from server.session.messages import Ack, Done, Finalized, Message, Partial, SpeechEnded
 from session_store.base import Final
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message and the arrival times of the samples that its latency clocks start at; see `Send`."""
-
-    message: Message
-    since: float | None = None
-    speech_since: float | None = None
 
 
 class Outbox:
@@ -29,9 +21,9 @@ class Outbox:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._queue: deque[Outgoing] = deque()
-        self._partial: Outgoing | None = None
-        self._ack: Outgoing | None = None
+        self._queue: deque[Send] = deque()
+        self._partial: Send | None = None
+        self._ack: Send | None = None
         self._ready = asyncio.Event()
         self._held = False
         self._last_seq = -1
@@ -46,7 +38,7 @@ class Outbox:
         """Keeps back what is put until `release`."""
         self._held = True
 
-    def release(self, first: list[Outgoing], last_seq: int) -> None:
+    def release(self, first: list[Send], last_seq: int) -> None:
         """Lets everything out: `first`, then what was held, without finals up to `last_seq`."""
         held = [o for o in self._queue if not (isinstance(o.message, Final) and o.message.seq <= last_seq)]
         self._queue = deque([*first, *held])
@@ -60,7 +52,7 @@ class Outbox:
         """Adds a message. After `close` it is dropped; so is a final that was sent before, and a partial of it."""
         if self.closing is not None:
             return
-        outgoing = Outgoing(message, since, speech_since)
+        outgoing = Send(message, since, speech_since)
         if isinstance(message, Partial):
             if message.seq > self._last_seq:
                 if self._partial is not None and self._partial_seq == message.seq and speech_since is None:
@@ -101,7 +93,7 @@ class Outbox:
             self._held = False
             self._ready.set()
 
-    async def get(self) -> Outgoing:
+    async def get(self) -> Send:
         """Waits for the next message.
 
         Raises:

@@ -16,11 +16,12 @@ import structlog
 
 from server.config import Settings
 from server.live import TAKEN_OVER, LiveSession
-from server.outbox import Outbox, Outgoing
+from server.outbox import Outbox
 from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.protocol.stream import Resume
 from server.quota import AudioQuota, Identity
+from server.session.commands import Send
 from server.session.messages import Error, Opened
 from server.session.session import Session
 from server.session.settings import SessionSettings
@@ -135,12 +136,12 @@ class Registry:
             live = self._ending(session_id, secret, identity, outbox)
             if live is not None:
                 outcome = "after the end"
-                await live.replay(outbox, [Outgoing(self._opened(live, request.token, resumed=True))], request.last_seq)
+                await live.replay(outbox, [Send(self._opened(live, request.token, resumed=True))], request.last_seq)
                 return live
             await self._check_token(session_id, secret, identity)
             async with self._ownership(session_id):
                 live, outcome = await self._claim(request, outbox)
-            opened = Outgoing(self._opened(live, request.token, resumed=True))
+            opened = Send(self._opened(live, request.token, resumed=True))
             await live.replay(outbox, [opened], request.last_seq)
         except StoreError as error:
             if live is not None:

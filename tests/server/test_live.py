@@ -11,7 +11,7 @@ import pytest
 
 from server.live import LiveSession
 from server.metrics import Metrics
-from server.outbox import Outbox, Outgoing
+from server.outbox import Outbox
 from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
 from server.session.commands import Finish, Send, Store
@@ -172,7 +172,7 @@ async def test_a_session_that_finishes_while_it_is_brought_up_to_date_says_so_be
     live.attach(outbox)
     world.transcripts.answers.clear()
     hello, done = Finalized("hello", 0), Done(16000, 1, 1.0)
-    replay = asyncio.create_task(live.replay(outbox, [Outgoing(hello)], -1))
+    replay = asyncio.create_task(live.replay(outbox, [Send(hello)], -1))
     async with asyncio.timeout(10):
         await world.transcripts.asked.wait()
         live.do(lambda: [Send(done), Finish(1.0)])

@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
-from server.outbox import Outbox, Outgoing
+from server.outbox import Outbox
 from server.protocol.close import CloseCode, Closing
+from server.session.commands import Send
 from server.session.messages import Ack, Done, Finalized, Message, Partial, SpeechEnded, SpeechStarted
 from session_store.base import Final
 
@@ -40,17 +41,17 @@ async def test_messages_come_in_order_with_their_clocks() -> None:
     outbox = Outbox(8)
     outbox.put(SpeechStarted(1.0))
     outbox.put(final(), since=3.5)
-    assert await outbox.get() == Outgoing(SpeechStarted(1.0))
-    assert await outbox.get() == Outgoing(final(), 3.5)
+    assert await outbox.get() == Send(SpeechStarted(1.0))
+    assert await outbox.get() == Send(final(), 3.5)
 
 
 async def test_the_first_partials_clock_goes_on_with_the_one_that_replaces_it() -> None:
     outbox = Outbox(8)
     outbox.put(partial("a"), since=1.0, speech_since=0.5)
     outbox.put(partial("a b"), since=2.0)
-    assert await outbox.get() == Outgoing(partial("a b"), 2.0, 0.5)
+    assert await outbox.get() == Send(partial("a b"), 2.0, 0.5)
     outbox.put(partial("a b c"), since=3.0)
-    assert await outbox.get() == Outgoing(partial("a b c"), 3.0)
+    assert await outbox.get() == Send(partial("a b c"), 3.0)
 
 
 async def test_get_waits_for_a_message() -> None:
@@ -123,7 +124,7 @@ async def test_what_is_held_comes_behind_what_is_released_first() -> None:
     waiting = asyncio.create_task(get(outbox))
     await asyncio.sleep(0)
     assert not waiting.done()
-    outbox.release([Outgoing(SpeechStarted(0.0)), Outgoing(final(2)), Outgoing(final(3))], last_seq=3)
+    outbox.release([Send(SpeechStarted(0.0)), Send(final(2)), Send(final(3))], last_seq=3)
     assert await waiting == SpeechStarted(0.0)
     assert [await get(outbox) for _ in range(4)] == [final(2), final(3), final(4), partial("new", seq=5)]
 
@@ -132,7 +133,7 @@ async def test_finals_that_were_released_are_not_sent_again() -> None:
     outbox = Outbox(8)
     outbox.hold()
     outbox.put(partial("old", seq=3))
-    outbox.release([Outgoing(final(3))], last_seq=3)
+    outbox.release([Send(final(3))], last_seq=3)
     outbox.put(final(3))
     outbox.put(final(4))
     assert await drain(outbox) == [final(3), final(4)]
@@ -149,7 +150,7 @@ async def test_a_partial_of_a_final_that_was_released_is_of_no_use() -> None:
     outbox = Outbox(8)
     outbox.hold()
     outbox.put(partial("old", seq=3))
-    outbox.release([Outgoing(final(3))], last_seq=3)
+    outbox.release([Send(final(3))], last_seq=3)
     outbox.put(Ack(1))
     assert [await get(outbox), await get(outbox)] == [final(3), Ack(1)]
 
