@@ -31,6 +31,7 @@ PROGRAMS = {
     "postgres": "postgresql",
     "haproxy": "haproxy",
     "chromium": "chromium",
+    "promtool": "prometheus",
 }
 """Programs that only some tests and deployments need, and their Debian packages."""
 EXTRA_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/usr/lib/postgresql/*/bin")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from typing import Any
 
@@ -14,6 +13,7 @@ from prometheus_client import generate_latest
 
 from launcher.paths import SOURCE_ROOT
 from server.metrics import Metrics
+from tests.servers.process import find_program
 
 DEPLOY = SOURCE_ROOT / "deploy"
 PROCESS = {"process_open_fds", "process_resident_memory_bytes", "process_cpu_seconds_total"}
@@ -105,8 +105,6 @@ def test_panels_do_not_overlap() -> None:
 
 @pytest.mark.parametrize("command", [["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]])
 def test_prometheus_takes_the_rules(command: list[str]) -> None:
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.skip("left out: promtool is not installed; install with: apt-get install -y prometheus")
-    done = subprocess.run([program, *command], cwd=DEPLOY / "prometheus", capture_output=True, check=False, timeout=60)
+    promtool = find_program("promtool", "prometheus")
+    done = subprocess.run([promtool, *command], cwd=DEPLOY / "prometheus", capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
