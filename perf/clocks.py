@@ -24,6 +24,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from math import ceil
 
 import numpy as np
@@ -177,26 +178,40 @@ def read_clocks(events: Iterable[tuple[float, Event]], timeline: Timeline, spans
 
 
 def read_flicker(events: Iterable[Event]) -> Flicker:
-    """Count, between each partial and the next one or the final, the words that were taken back or replaced."""
+    """Count, between each partial and the next one or the final, the words that were taken back or replaced.
+
+    Where a segment was cut in the midst of speech, its last partial reaches beyond its final. The words behind the cut
+    are compared with the next final, which they are in: they have moved, they were not taken back.
+    """
     flicker = Flicker()
-    shown: Partial | None = None
+    shown: dict[int, Partial] = {}
+    finals: list[Final] = []
     for event in events:
-        if isinstance(event, Partial):
-            if shown is not None and shown.seq == event.seq:
-                flicker.changed_words += _changed(shown.text, event.text, event.language)
-                flicker.stable_violations += _broken_promises(shown, event)
-            shown = event if event.text else None
-        elif isinstance(event, Final):
-            flicker.final_words += len(normalize(event.text, event.language))
-            if shown is not None and shown.seq == event.seq:
-                flicker.changed_words += _changed(shown.text, event.text, event.language)
-            shown = None
+        if isinstance(event, Final):
+            finals.append(event)
+        elif isinstance(event, Partial):
+            # The next segment's partials begin before the final of one that was cut.
+            before = shown.pop(event.seq, None)
+            if before is not None:
+                flicker.changed_words += _changed(before.text, event.text, event.language)
+                flicker.stable_violations += _broken_promises(before, event)
+            if event.text:
+                shown[event.seq] = event
+    for final, following in zip_longest(finals, finals[1:]):
+        flicker.final_words += len(normalize(final.text, final.language))
+        last = shown.get(final.seq)
+        if last is not None:
+            behind = following.text if following is not None and last.end > final.end else ""
+            flicker.changed_words += _changed(last.text, final.text, final.language, behind)
     return flicker
 
 
-def _changed(before: str, after: str, language: str) -> int:
+def _changed(before: str, after: str, language: str, behind: str = "") -> int:
+    """Words of `before` that are not in `after` as far as it reaches, and then in the beginning of `behind`."""
     # Words that come in between change no other word, so this counts by the shortest alignment and not by position.
-    errors = word_errors(before, after, language)
+    more = normalize(behind, language)[: len(normalize(before, language))]
+    ways = (word_errors(before, " ".join([after, *more[:count]]), language) for count in range(len(more) + 1))
+    errors = min(ways, key=lambda way: way.errors)
     return errors.substitutions + errors.deletions
 
 

@@ -20,9 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
+import starling_client
 from engines.base import Engine
 from launcher.paths import Paths
 from perf.accuracy import Clip
+from perf.clocks import Flicker, read_flicker
 from perf.track import Track, load_clips, make_tracks, read_samples
 from perf.virtual_triton import Decoder, ServerShape, VirtualTime, VirtualTriton
 from perf.wer import total, word_errors
@@ -194,17 +196,13 @@ def whole_recordings(clips: Sequence[Clip]) -> Iterator[Track]:
         yield Track(read_samples(clip.path, file.rate), file.rate, clip.language, clip.transcript, ())
 
 
-def flicker(run: Run) -> tuple[int, int]:
-    """Words that a partial changed or took back of the one before it, and words of the finals."""
-    changed = 0
-    before: Partial | None = None
-    for partial in run.partials:
-        if before is not None and before.seq == partial.seq:
-            old, new = before.text.split(), partial.text.split()
-            same = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-            changed += len(old) - same
-        before = partial
-    return changed, sum(len(final.text.split()) for final in run.finals)
+def flicker(run: Run) -> Flicker:
+    """What `perf.clocks` counts as a client sees it."""
+    partials = (starling_client.Partial(p.text, p.seq, p.start, p.end, p.stable, p.language) for p in run.partials)
+    finals = (
+        starling_client.Final(f.text, f.seq, f.start, f.end, f.confidence, f.punctuated, f.language) for f in run.finals
+    )
+    return read_flicker([*partials, *finals])
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -216,7 +214,9 @@ def report(runs: list[Run], tritons: list[VirtualTriton]) -> str:
     """What matters, in a line."""
     errors = total(word_errors(run.track.transcript, run.text, run.track.language) for run in runs)
     seconds = sum(run.track.seconds for run in runs)
-    changed, spoken = (sum(values) for values in zip(*map(flicker, runs), strict=True))
+    shaken = Flicker()
+    for run in runs:
+        shaken.extend(flicker(run))
     lags, ends, firsts, shown = (
         [lag for run in runs for lag in getattr(run, name)]
         for name in ("partial_lags", "final_lags", "first_waits", "shown_lags")
@@ -230,7 +230,7 @@ def report(runs: list[Run], tritons: list[VirtualTriton]) -> str:
         f"WER {errors.rate:6.2%}  core/stream {decode:.3f} + VAD {vad:.3f}  windows/s {windows / seconds:.2f} "
         f"of {window_s:.1f} s  batch {np.mean(batches or [0]):.1f}  "
         f"partial lag p50 {percentile(lags, 0.5):.3f} p95 {percentile(lags, 0.95):.3f}  "
-        f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {changed / spoken:.3f}  "
+        f"final p50 {percentile(ends, 0.5):.3f} p95 {percentile(ends, 0.95):.3f}  flicker {shaken.rate:.3f}  "
         f"first shown p50 {percentile(firsts, 0.5):.2f} p95 {percentile(firsts, 0.95):.2f}  "
         f"news p50 {percentile(shown, 0.5):.2f} p95 {percentile(shown, 0.95):.2f}"
     )

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     max_segment_s: float = Field(20, ge=5, le=28, description="Longest segment; longer speech is cut at a quiet point.")
     windows: dict[str, Windows] = Field(
         # A slow model: what a window costs is added to what the hop costs, and the final's decode to the pause.
-        default={"asr_multilingual": Windows(hop_ms=192, max_segment_s=12)},
+        default={"asr_multilingual": Windows(hop_ms=160, max_segment_s=12)},
         description="Other hop_ms, max_segment_s or trim_after_s (longest window of a partial) for a model: JSON.",
     )
     speech_threshold: float = Field(0.5, gt=0, lt=1, description="Probability from which audio counts as speech.")

@@ -92,6 +92,24 @@ def test_flicker_counts_words_that_were_changed_not_those_that_moved() -> None:
     assert flicker.rate == pytest.approx(0.4)
 
 
+def test_flicker_follows_the_words_over_a_cut() -> None:
+    flicker = read_flicker(
+        [
+            partial("the black cat sad on", 2.4),
+            partial("on", 2.5, seq=1, start=2.0),
+            final("The black cat sat", 2.0),
+            partial("on a mat", 2.8, seq=1, start=2.0),
+            final("on the mat.", 3.0, seq=1, start=2.0),
+        ]
+    )
+    assert (flicker.changed_words, flicker.final_words) == (2, 7), "sad and a; on has moved"
+
+
+def test_a_segment_that_was_none_leaves_its_number_to_the_next() -> None:
+    flicker = read_flicker([partial("uh", 1.2), partial("", 1.4), partial("well", 2.2), final("Well.", 2.4)])
+    assert (flicker.changed_words, flicker.final_words) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("after", "kept"), [(partial("one twx", 2, stable=6), True), (partial("one", 2, stable=3), False),
                         (partial("onx two", 2, stable=7), False)],
