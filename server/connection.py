@@ -31,7 +31,6 @@ ERROR_CLOSES = frozenset({CloseCode.REVOKED, CloseCode.INTERNAL, CloseCode.OVERL
 BROKEN_OFF = 1006
 """What stands for a close code where the line broke."""
 
-SAMPLE_BYTES = {"pcm_s16le": 2, "pcm_f32le": 4, "mulaw": 1, "alaw": 1}
 CONTROL_BURST_S = 3.0
 LAST_WORDS_S = 2.0
 """How long the last messages of a connection that is being closed may take."""
@@ -134,7 +133,7 @@ class Connection(ABC):
     def _begun(self, live: LiveSession) -> LiveSession:
         """Notes the session that this connection is for."""
         self._live = live
-        self._seconds_per_byte = 1 / (SAMPLE_BYTES[live.session.settings.encoding] * live.session.settings.sample_rate)
+        self._seconds_per_byte = 1 / live.session.settings.bytes_per_second
         return live
 
     def _take(self, frame: bytes) -> bool:

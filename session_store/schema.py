@@ -84,9 +84,12 @@ class server_now(GenericFunction[float]):  # noqa: N801  a SQL function, and nam
     inherit_cache = True
 
 
+SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+
+
 @compiles(server_now, "sqlite")
 def _sqlite_now(element: server_now, compiler: Any, **kwargs: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return SQLITE_NOW
 
 
 @compiles(server_now, "mysql")

@@ -17,6 +17,7 @@ from session_store.group_commit import GroupCommit, Work
 from session_store.migrate import is_current, migrate
 from session_store.schema import MAX_LABEL_CHARS, MAX_LANGUAGE_CHARS, finals, heartbeat, server_now, sessions
 from session_store.sql_engine import READS_ONLY, SqlTarget, driver_errors, is_transient, make_engine
+from session_store.sqlite_finals import append_finals
 
 T = TypeVar("T")
 
@@ -86,7 +87,11 @@ class SqlTranscriptStore:
             await _update_session(connection, session_id, audio_seconds=_at_least(final.end))
             await connection.execute(self._insert_new(finals, row, "seq"))
 
-        await self._write(work)
+        group = self._group
+        if group is None:
+            await self._write(work)
+        else:
+            await self._in_time(self._attempt(lambda: group.run_jointly(append_finals, row)))
 
     async def finals(self, session_id: str, *, after: int = -1) -> Sequence[Final]:
         """See `TranscriptStore.finals`."""

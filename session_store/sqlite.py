@@ -129,21 +129,33 @@ class SqliteSessionStore:
         body = dump_state(state)
 
         def run(db: sqlite3.Connection) -> None:
-            owner = _check_owner(db, state.session_id, fence)
-            self._put(db, state, body, fence=fence, owner=owner or "", deadline=self._clock.now() + ttl_s)
+            deadline = self._clock.now() + ttl_s
+            values = (state.session_id, state.token_hash, state.key_id, body, fence, "", deadline)
+            saved = db.execute(
+                "INSERT INTO session (id, token_hash, key_id, body, fence, owner, deadline) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                "token_hash = excluded.token_hash, key_id = excluded.key_id, body = excluded.body, "
+                "fence = excluded.fence, deadline = excluded.deadline, late_since = NULL "
+                "WHERE session.body IS NOT NULL AND session.fence <= excluded.fence",
+                values,
+            )
+            if saved.rowcount == 0:
+                raise _stale(state.session_id)
 
-        await self._worker.run(run)
+        await self._worker.run(run, is_one_write=True)
 
     async def touch(self, session_id: str, *, fence: int, ttl_s: float) -> None:
         """See `SessionStore.touch`."""
 
         def run(db: sqlite3.Connection) -> None:
-            if _check_owner(db, session_id, fence) is None:
+            touched = db.execute(
+                "UPDATE session SET deadline = ?, late_since = NULL WHERE id = ? AND body IS NOT NULL AND fence <= ?",
+                (self._clock.now() + ttl_s, session_id, fence),
+            )
+            if touched.rowcount == 0 and not _may_write(db, session_id, fence):
                 raise UnknownSessionError(f"session {session_id} is not in {self._path}")
-            deadline = self._clock.now() + ttl_s
-            db.execute("UPDATE session SET deadline = ?, late_since = NULL WHERE id = ?", (deadline, session_id))
 
-        await self._worker.run(run)
+        await self._worker.run(run, is_one_write=True)
 
     async def delete(self, session_id: str, *, fence: int) -> None:
         """See `SessionStore.delete`."""
@@ -152,7 +164,7 @@ class SqliteSessionStore:
             ended = db.execute(
                 "SELECT 1 FROM session WHERE id = ? AND body IS NULL AND fence <= ?", (session_id, fence)
             ).fetchone()
-            if ended is None and _check_owner(db, session_id, fence) is not None:
+            if ended is None and _may_write(db, session_id, fence):
                 now = self._clock.now()
                 db.execute("UPDATE session SET body = NULL, deadline = ? WHERE id = ?", (now, session_id))
 
@@ -270,11 +282,13 @@ class SqliteSessionStore:
         )
 
 
-def _check_owner(db: sqlite3.Connection, session_id: str, fence: int) -> str | None:
-    """The owner, None for a session the file does not know; raises `StaleOwnerError`."""
-    row = db.execute("SELECT owner, fence, body IS NULL FROM session WHERE id = ?", (session_id,)).fetchone()
-    if row is None:
-        return None
-    if row[2] or fence < row[1]:
-        raise StaleOwnerError(f"session {session_id} has a newer owner or is over")
-    return str(row[0])
+def _may_write(db: sqlite3.Connection, session_id: str, fence: int) -> bool:
+    """Whether the file knows the session; raises `StaleOwnerError` where it is another's."""
+    row = db.execute("SELECT fence, body IS NULL FROM session WHERE id = ?", (session_id,)).fetchone()
+    if row is not None and (row[1] or fence < row[0]):
+        raise _stale(session_id)
+    return row is not None
+
+
+def _stale(session_id: str) -> StaleOwnerError:
+    return StaleOwnerError(f"session {session_id} has a newer owner or is over")

@@ -30,6 +30,8 @@ from server.audio.silero import CONTEXT, HIDDEN, WINDOW, batched_graph
 _STEPS_AT_ONCE: Final = 16
 _WINDOWS_AT_ONCE: Final = 256
 """Bounds of one run of the model: about 10 MB of scratch memory and 4 ms."""
+_CROWD: Final = 64
+"""Jobs in a batch from which company is waited for longer: those of a hundred streams."""
 _OUTPUTS: Final = ["speech", "next_hidden", "next_cell"]
 _MEMORY_BYTES: Final = 2 * HIDDEN * 4
 _CONTEXT_BYTES: Final = CONTEXT * 2
@@ -169,7 +171,8 @@ class VadService:
     Args:
         detector: the model; this service is its only user.
         gather_ms: how long a first waiting job waits for company. Larger batches cost less per window, and every
-            batch costs two switches between threads.
+            batch costs two switches between threads. In a crowd it is twice that: most jobs hold two windows then,
+            and the sessions have half as many answers to deal with.
         max_waiting: limit of the windows that wait, over all sessions. A single job may be larger.
     """
 
@@ -188,6 +191,8 @@ class VadService:
         self._is_idle.set()
         self._is_due = False
         """What waits has waited long enough."""
+        self._is_crowded = False
+        """The newest batch was a large one."""
         self._timer: asyncio.TimerHandle | None = None
         self._batches: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -216,7 +221,8 @@ class VadService:
         self._answers.append(answer)
         self._waiting_windows += windows
         if self._timer is None and not self._is_due:
-            self._timer = self._started_loop().call_later(self._gather_s, self._on_timer)
+            gather_s = 2 * self._gather_s if self._is_crowded else self._gather_s
+            self._timer = self._started_loop().call_later(gather_s, self._on_timer)
 
     async def detect(self, state: VadState, samples: Samples) -> Result:
         """As `submit`, for one who waits; cancelling the caller harms no other.
@@ -267,6 +273,7 @@ class VadService:
     def _send(self) -> None:
         """Gives the thread what waits."""
         jobs, self._in_work = self._take()
+        self._is_crowded = len(jobs) >= _CROWD
         self._is_idle.clear()
         self._batches.put(jobs)
 

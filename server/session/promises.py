@@ -120,6 +120,9 @@ class Promises:
     @property
     def backlog_s(self) -> float:
         """Seconds of audio whose finals are due."""
+        # Asked for at every frame, as `open_seq` is at every answer of voice activity, and mostly nothing is owed.
+        if not self._owed:
+            return 0.0
         return sum(owed.audio_s for owed in self._owed if isinstance(owed, OwedFinal))
 
     @property
@@ -133,6 +136,8 @@ class Promises:
 
         So partials go on while a final before them is punctuated or waits for a store that is away.
         """
+        if not self._owed:
+            return self.next_seq
         ahead = [owed for owed in self._owed if isinstance(owed, OwedFinal) and owed.stage is not Stage.STORING]
         if any(owed.will_come is None for owed in ahead):
             return None

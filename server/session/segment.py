@@ -12,7 +12,7 @@ from server.session.commands import NO_TOKENS
 from server.session.hypothesis import StablePrefix
 from server.session.messages import Partial
 from server.session.settings import RATE, VAD_WINDOW, Policy
-from server.session.text import bare
+from server.session.text import says_something
 
 ENERGY_FRAME = 320
 """Samples of one loudness value when the quietest point is looked for: 20 ms."""
@@ -124,7 +124,7 @@ class Segment:
     @property
     def says_something(self) -> bool:
         """Whether there are words in the decode of the whole segment."""
-        return self.final is not None and bool(bare(self.final[1].text))
+        return self.final is not None and says_something(self.final[1].text)
 
     def is_due(self, detected: int) -> bool:
         """Something is to be decoded for partials, given the audio that voice activity has judged."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from server.audio.codec import ENCODINGS
+from server.audio.codec import ENCODINGS, make_decoder
 
 VAD_WINDOW = 512
 """Samples at 16 kHz that one speech probability covers: 32 ms."""
@@ -42,6 +42,11 @@ class SessionSettings:
             raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {self.encoding!r}")
         if not MIN_SAMPLE_RATE <= self.sample_rate <= MAX_SAMPLE_RATE:
             raise ValueError(f"sample_rate must be {MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}, not {self.sample_rate}")
+
+    @property
+    def bytes_per_second(self) -> int:
+        """Of encoded audio."""
+        return self.sample_rate * make_decoder(self.encoding).sample_width
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the session store."""

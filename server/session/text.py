@@ -33,6 +33,11 @@ def bare(text: str) -> str:
     return unmarked(text.lower())
 
 
+def says_something(text: str) -> bool:
+    """Whether anything is left of the text in its bare form."""
+    return not all(map(_is_mark, text))
+
+
 def unmarked(text: str) -> str:
     """The text without punctuation marks, in its own casing; what `bare` says of marks holds here too."""
     last = len(text) - 1

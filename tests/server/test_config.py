@@ -55,7 +55,7 @@ def test_values_in_code_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_slow_models_have_a_policy_of_their_own() -> None:
     policies = load().policies
     assert "en" not in policies
-    assert (policies["es"].hop_windows, policies["es"].max_segment_s, policies["auto"].trim_after_s) == (6, 12, 4.5)
+    assert (policies["es"].hop_windows, policies["es"].max_segment_s, policies["auto"].trim_after_s) == (5, 12, 4.5)
     changed = load(windows={"asr": {"hop_ms": 640}}, speech_threshold=0.6).policies
     assert set(changed) == {"en"}
     assert (changed["en"].hop_windows, changed["en"].max_segment_s, changed["en"].speech_threshold) == (20, 20, 0.6)

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from server.live import LiveSession
 from server.metrics import Metrics
 from server.outbox import Outbox
 from server.parts import Parts
 from server.protocol.close import CloseCode, Closing
-from server.session.commands import Finish, Send, Store
+from server.session.commands import Command, Finish, Send, Store
 from server.session.messages import Done, Finalized
 from server.session.session import Session
-from server.session.settings import Policy, SessionSettings
+from server.session.settings import VAD_WINDOW, Policy, SessionSettings
 from session_store.base import Claimed, Final, SessionState, StoreError
 from session_store.memory import MemorySessionStore, MemoryTranscriptStore
 
@@ -81,8 +83,8 @@ class World:
     ownership: asyncio.Lock = field(default_factory=asyncio.Lock)
     transcripts: Transcripts = field(default_factory=Transcripts)
 
-    async def begin(self) -> LiveSession:
-        others: dict[str, Any] = {"vad": None, "inference": Silence()}
+    async def begin(self, vad: object = None) -> LiveSession:
+        others: dict[str, Any] = {"vad": vad, "inference": Silence()}
         parts = Parts(sessions=self.sessions, transcripts=self.transcripts, metrics=Metrics(), ttl_s=TTL_S, **others)
         fence = await self.sessions.create(self.state, owner="a", ttl_s=TTL_S)
         live = LiveSession(Session(self.state, SessionSettings(), Policy()), "s", fence, parts, self.ownership)
@@ -185,3 +187,43 @@ async def test_a_session_that_finishes_while_it_is_brought_up_to_date_says_so_be
             await outbox.get()
     assert closing.value.code is CloseCode.NORMAL
     live.over(None)
+
+
+class Detector:
+    """Voice activity that answers nobody, and knows what it was asked."""
+
+    def __init__(self) -> None:
+        self.windows: list[int] = []
+
+    def submit(self, state: object, samples: NDArray[np.int16], answer: object) -> None:
+        del state, answer
+        self.windows.append(len(samples) // VAD_WINDOW)
+
+
+async def test_short_frames_go_to_the_core_together_and_none_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, detector = World(), Detector()
+    live = await world.begin(vad=detector)
+    heard: list[tuple[int, float]] = []
+    hear = live.session.audio
+
+    def note(data: bytes, now: float) -> list[Command]:
+        heard.append((len(data), now))
+        return hear(data, now)
+
+    monkeypatch.setattr(live.session, "audio", note)
+    frame = bytes(640)
+
+    before = live.now()
+    live.audio(frame)
+    between = live.now()
+    assert not heard, "20 ms are less than a window"
+    live.audio(frame)
+    assert detector.windows == [1]
+    live.audio(bytes(3200))
+    live.audio(frame)
+    assert live.session.received == (640 + 640 + 3200 + 640) // 2
+    assert [size for size, _ in heard] == [1280, 3200, 640]
+    assert before <= heard[0][1] <= between, "the two count as arrived with the first of them"
+    live.over(None)
+    live.audio(bytes(3200))
+    assert len(heard) == 3

@@ -66,6 +66,21 @@ async def test_the_same_final_from_many_sides_is_stored_once(transcripts: Transc
     assert [final.seq for final in await transcripts.finals("s")] == [0, 1, 2, 3]
 
 
+async def test_finals_of_many_sessions_at_once(transcripts: TranscriptStore) -> None:
+    for session_id in "abc":
+        await opened(transcripts, session_id)
+    some = [replace(FINAL, seq=seq, end=seq + 0.1, confidence=1 / (seq + 3)) for seq in range(9)]
+    wanted = [(name, final) for final in some for name in "abc"]
+    calls = [transcripts.append(name, final) for name, final in [*wanted, *wanted[::2], ("x", FINAL), ("a ", FINAL)]]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert set(map(type, outcomes[:-2])) == {type(None)}
+    assert set(map(type, outcomes[-2:])) == {UnknownSessionError}
+    for session_id in "abc":
+        assert await transcripts.finals(session_id) == some
+    assert {(summary.finals, summary.audio_seconds) for summary in await transcripts.sessions()} == {(9, 8.1)}
+
+
 async def test_a_final_of_an_unknown_session_is_refused(transcripts: TranscriptStore) -> None:
     with pytest.raises(UnknownSessionError):
         await transcripts.append("never", FINAL)

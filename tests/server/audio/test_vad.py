@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -255,6 +256,28 @@ async def test_jobs_gather(gated: GatedDetector, jfk: NDArray[np.int16]) -> None
     second = send(service, (VadState.initial(), jfk[:WINDOW]))
     assert_same(await first, await second)
     assert gated.sizes == [2]
+    await service.close()
+
+
+async def test_in_a_crowd_company_is_waited_for_twice_as_long(
+    gated: GatedDetector, jfk: NDArray[np.int16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated.gate.set()
+    service = VadService(gated, gather_ms=8)
+    loop, waits = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def note(delay: float, *rest: Any) -> asyncio.TimerHandle:
+        waits.append(delay)
+        return call_later(delay, *rest)
+
+    monkeypatch.setattr(loop, "call_later", note)
+    job = (VadState.initial(), jfk[:WINDOW])
+    for count in (1, 64, 1, 1):
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*(send(service, job) for _ in range(count)))
+    assert gated.sizes == [1, 64, 1, 1]
+    assert [wait for wait in waits if wait < 1] == [0.008, 0.008, 0.016, 0.008]
     await service.close()
 
 

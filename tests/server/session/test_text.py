@@ -6,13 +6,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.session.text import bare, join, units, unmarked
+from server.session.text import bare, join, says_something, units, unmarked
 
 INNER = "'’-‐‑"
 
 ANY_TEXT = st.text(
     st.one_of(st.characters(), st.sampled_from("aB'’-‐‑ .,3éΣİǅſ日本กั\u0301\u200b\u00a0\x1c€½Ⅷ𝐀")), max_size=40
 )
+
+
+@given(ANY_TEXT)
+def test_a_text_says_something_where_its_bare_form_is_not_empty(text: str) -> None:
+    assert says_something(text) == bool(bare(text))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,14 @@ from server.session.marks import FinalizeMark, LanguageMark
 from server.session.settings import SessionSettings
 
 
+@pytest.mark.parametrize(
+    ("encoding", "rate", "expected"),
+    [("pcm_s16le", 16000, 32000), ("pcm_f32le", 48000, 192000), ("mulaw", 8000, 8000), ("alaw", 8000, 8000)],
+)
+def test_a_second_of_audio_has_so_many_bytes(encoding: str, rate: int, expected: int) -> None:
+    assert SessionSettings(encoding=encoding, sample_rate=rate).bytes_per_second == expected
+
+
 @pytest.mark.parametrize("mark", [LanguageMark(5, "fr"), FinalizeMark(7, "a"), FinalizeMark(7, None)])
 def test_marks_survive_the_store(mark: LanguageMark | FinalizeMark) -> None:
     assert marks.from_json(json.loads(json.dumps(marks.to_json(mark)))) == mark
