@@ -171,12 +171,13 @@ class HealthMonitor:
             return None
 
     async def _probe(self, replica: Replica, pool: Pool) -> InferenceError | None:
-        """A synthetic inference. Where a process was found dead, so many at once that every one of them gets some."""
+        """A synthetic inference. Where a process was found dead, so many that every process gets some: one after the
+        other, for Triton gives work to the one that has waited longest, and at once they might share a batch."""
         count = 2 * (replica.shape.instances if replica.shape is not None else 1) if replica.has_died else 1
-        errors = await asyncio.gather(*(self._probe_once(replica, pool) for _ in range(count)))
-        failed = [error for error in errors if error is not None]
-        if failed:
-            return max(failed, key=lambda error: error.fault is Fault.DEAD)
+        for _ in range(count):
+            error = await self._probe_once(replica, pool)
+            if error is not None:
+                return error
         replica.has_died = False
         self.answered(replica)
         return None

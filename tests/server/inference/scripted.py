@@ -76,7 +76,10 @@ class ScriptedClient:
     shapes: dict[str, ModelShape] = field(default_factory=dict)
     probe_errors: dict[str, InferenceError] = field(default_factory=dict)
     one_dead: set[str] = field(default_factory=set)
-    """Models with a dead process among others that live: of as many probes in a row as it has instances, one fails."""
+    """Models with a dead process among others that live: the last of as many batches of probes as there are fails."""
+    probing: int = 0
+    batches: int = 0
+    """Of probes at such models; those that come at once share one."""
     load_error: InferenceError | None = None
     load_s: float = 0.0
     calls: list[Call] = field(default_factory=list)
@@ -94,9 +97,13 @@ class ScriptedClient:
         if asked.samples == PROBE_SAMPLES or asked.text == PROBE_TEXT:
             self.log.append(f"probe {asked.model}")
             await self._pass(timeout_s, asked.model)
-            instances = self.shapes.get(asked.model, ModelShape()).instances
-            if asked.model in self.one_dead and self.log.count(f"probe {asked.model}") % instances == 1:
-                raise again(DEAD)
+            if asked.model in self.one_dead:
+                self.batches += self.probing == 0
+                self.probing += 1
+                await asyncio.sleep(0)
+                self.probing -= 1
+                if self.batches % self.shapes.get(asked.model, ModelShape()).instances == 0:
+                    raise again(DEAD)
             if (error := self.probe_errors.get(asked.model)) is not None:
                 raise again(error)
             return answer_to(asked)
