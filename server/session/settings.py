@@ -105,8 +105,8 @@ class Policy:
     detect_s: float = 3.0
     trim_after_s: float = 4.5
     trim_keep_s: float = 1.5
-    sure_confidence: float = 0.65
-    sure_last_confidence: float = 0.92
+    sure_confidence: float = 0.7
+    sure_last_confidence: float = 0.94
     hold_back_words: int = 2
     vad_group: int = 1
     max_backlog_s: float = 60.0
