@@ -122,6 +122,18 @@ def assemble(templates: Path, target: Path, plans: Sequence[ModelPlan]) -> Path:
     return target
 
 
+def assemble_stand_in(templates: Path, target: Path, plan: ModelPlan, program: Path) -> Path:
+    """Writes a model repository in which another `program` answers in place of a model's own, and returns it.
+
+    To clients it is the model: the configuration is the same. For benchmarks and tests.
+    """
+    version = target / plan.name / "1"
+    version.mkdir(parents=True)
+    shutil.copy(program, version / "model.py")
+    (target / plan.name / "config.pbtxt").write_text(render(templates / plan.name / "config.pbtxt", plan))
+    return target
+
+
 def render(template: Path, plan: ModelPlan) -> str:
     """A `config.pbtxt` with its placeholders filled in.
 

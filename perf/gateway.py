@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -32,7 +31,7 @@ import uvloop
 from launcher.errors import LauncherError
 from launcher.paths import SOURCE_ROOT, Paths
 from launcher.progress import Reporter
-from launcher.repository import ModelPlan, render
+from launcher.repository import ModelPlan, assemble_stand_in
 from launcher.setup import set_up
 from launcher.triton import TritonProcess
 from perf.clocks import histogram_between, percentile
@@ -44,6 +43,7 @@ from perf.stack import GatewayProcess, Stack, on_cores, triton_options
 from perf.stream_load import say
 from perf.track import DEFAULT_MANIFEST, Track, load_clips, make_tracks
 
+INSTANT_MODEL = Path(__file__).with_name("instant_model.py")
 LOOP_DELAY = "starling_event_loop_delay_seconds"
 PARTIAL_LAG = "starling_partial_lag_seconds"
 AUDIO = "starling_audio_seconds_total"
@@ -165,9 +165,10 @@ def gateway_alone(reporter: Reporter, core: int, **settings: object) -> Iterator
         folder = Path(name)
         paths = replace(Paths.from_environment(), state=folder / "triton")
         installation = set_up(paths, reporter)
-        triton = TritonProcess(
-            installation.triton, _repository(folder), paths.state, paths.source, triton_options(stack)
+        repository = assemble_stand_in(
+            SOURCE_ROOT / "triton_models", folder / "repository", ModelPlan("asr", folder), INSTANT_MODEL
         )
+        triton = TritonProcess(installation.triton, repository, paths.state, paths.source, triton_options(stack))
         stack.callback(triton.stop)
         with on_cores(others):
             triton.start_ready()
@@ -177,16 +178,6 @@ def gateway_alone(reporter: Reporter, core: int, **settings: object) -> Iterator
         gateway.start()
         stack.enter_context(on_cores(others))
         yield Stack(gateway.url, triton.options.http_url, gateway.usage, triton.usage)
-
-
-def _repository(folder: Path) -> Path:
-    repository = folder / "repository"
-    version = repository / "asr" / "1"
-    version.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("instant_model.py"), version / "model.py")
-    template = SOURCE_ROOT / "triton_models" / "asr" / "config.pbtxt"
-    (repository / "asr" / "config.pbtxt").write_text(render(template, ModelPlan("asr", folder)))
-    return repository
 
 
 async def run_gateway_level(

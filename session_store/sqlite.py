@@ -49,6 +49,7 @@ _VERSION_3 = (
 )
 _MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 _SCHEMA_VERSION = len(_MIGRATIONS)
+_NEW_SESSION = "INTO session (id, token_hash, key_id, body, fence, owner, deadline) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
 class SqliteSessionStore:
@@ -99,7 +100,10 @@ class SqliteSessionStore:
                 if others >= key_limit:
                     raise TooManySessionsError(f"key {state.key_id} has {key_limit} sessions")
             fence = 1 if row is None else row[0] + 1
-            self._put(db, state, body, fence=fence, owner=owner, deadline=now + ttl_s)
+            db.execute(
+                f"INSERT OR REPLACE {_NEW_SESSION}",
+                (state.session_id, state.token_hash, state.key_id, body, fence, owner, now + ttl_s),
+            )
             return int(fence)
 
         return await self._worker.run(run)
@@ -132,8 +136,7 @@ class SqliteSessionStore:
             deadline = self._clock.now() + ttl_s
             values = (state.session_id, state.token_hash, state.key_id, body, fence, "", deadline)
             saved = db.execute(
-                "INSERT INTO session (id, token_hash, key_id, body, fence, owner, deadline) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
+                f"INSERT {_NEW_SESSION} ON CONFLICT (id) DO UPDATE SET "
                 "token_hash = excluded.token_hash, key_id = excluded.key_id, body = excluded.body, "
                 "fence = excluded.fence, deadline = excluded.deadline, late_since = NULL "
                 "WHERE session.body IS NOT NULL AND session.fence <= excluded.fence",
@@ -270,16 +273,6 @@ class SqliteSessionStore:
         if row[2] is None:
             return Expired(row[0], row[1])
         return load_state(session_id, *row)
-
-    @staticmethod
-    def _put(
-        db: sqlite3.Connection, state: SessionState, body: bytes, *, fence: int, owner: str, deadline: float
-    ) -> None:
-        db.execute(
-            "INSERT OR REPLACE INTO session (id, token_hash, key_id, body, fence, owner, deadline) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (state.session_id, state.token_hash, state.key_id, body, fence, owner, deadline),
-        )
 
 
 def _may_write(db: sqlite3.Connection, session_id: str, fence: int) -> bool:

@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
 from launcher.ports import lease_port
-from launcher.repository import ModelPlan, assemble
+from launcher.repository import ModelPlan, assemble_stand_in
 from launcher.setup import Installation
 from launcher.triton import TritonOptions, TritonProcess
 from tests.triton_models.tensors import speech_inputs
@@ -39,11 +39,14 @@ def pipes(tmp_path: Path) -> Path:
 @pytest.fixture
 def held_triton(installation: Installation, tmp_path: Path, pipes: Path) -> Iterator[TritonProcess]:
     """A Triton whose one model waits for the test."""
-    repository = assemble(Path(__file__).parent / "models", tmp_path / "repository", [ModelPlan("held", pipes)])
+    source = installation.paths.source
+    program = Path(__file__).with_name("held_model.py")
+    plan = ModelPlan("asr", pipes)
+    repository = assemble_stand_in(source / "triton_models", tmp_path / "repository", plan, program)
     leases = [lease_port() for _ in range(3)]
     http, grpc, metrics = (lease.port for lease in leases)
     options = TritonOptions(http, grpc, metrics, exit_timeout_s=2)
-    process = TritonProcess(installation.triton, repository, tmp_path / "state", installation.paths.source, options)
+    process = TritonProcess(installation.triton, repository, tmp_path / "state", source, options)
     try:
         process.start_ready()
         yield process
@@ -78,7 +81,7 @@ def test_cancelled_requests_cost_no_work(held_triton: TritonProcess, pipes: Path
                 else:
                     answered.set_result(result.as_numpy("TEXT")[0, 0].decode())
 
-            call = client.async_infer("held", speech_inputs(WINDOW, language), note, client_timeout=TIMEOUT_S)
+            call = client.async_infer("asr", speech_inputs(WINDOW, language), note, client_timeout=TIMEOUT_S)
             return answered, call
 
         first, _ = send("held")
